@@ -1,0 +1,333 @@
+"""The calls of the provider contract as values, so that any provider can run in another process.
+
+One struct a call; `REPLIES` says what each answers. `hsmbridge.providers.base` says what a provider must do on
+each. Keys are named by the handle that `LoadCall` answered; a provider forgets handles when it restarts and then
+answers HANDLE_UNKNOWN, on which the engine loads the key again.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from hsmbridge.core.params import DEFAULT_SIGNATURE, KdfParameters, SignatureParameters
+from hsmbridge.core.policy import Protection
+
+
+class KeyTarget(msgspec.Struct, frozen=True, array_like=True):
+    """What a key-making call is to make.
+
+    Attributes:
+        key_id: 16 bytes chosen by the store before the call; on a token the CKA_ID.
+        key_type: a row of the key type table.
+        permissions: a KeyOperationPermission; set where the key lives too, as far as the provider can hold it.
+        binding: what the store says of the key (slot, version, key type); authenticated with the material where
+            the provider encrypts it, and given again at load.
+        label: the slot's qualified name, for CKA_LABEL; carries no meaning.
+        ephemeral: the key dies with `destroy`, or with the provider; its reference means nothing to another run.
+    """
+
+    key_id: bytes
+    key_type: str
+    permissions: int
+    binding: bytes = b""
+    label: str = ""
+    ephemeral: bool = False
+
+
+class MadeKey(msgspec.Struct, frozen=True, array_like=True):
+    """A key that a provider made.
+
+    Attributes:
+        reference: the key's persistent form, opaque to all but the provider (at most 64 KiB).
+        public_key: SubjectPublicKeyInfo in DER, or b"" for secret keys.
+        protection: where the material lives.
+    """
+
+    reference: bytes
+    public_key: bytes
+    protection: Protection
+
+
+class TokenIdentity(msgspec.Struct, frozen=True, array_like=True):
+    """Which token, TPM or software store stands behind a provider. The serial binds keys to it."""
+
+    label: str
+    serial: str
+    manufacturer: str = ""
+    model: str = ""
+    firmware: str = ""
+    uri: str = ""
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """The operations, as KeyOperation values, that a provider offers for one algorithm."""
+
+    algorithm: str
+    operations: tuple[str, ...]
+
+
+class Description(msgspec.Struct, frozen=True, array_like=True):
+    """What a provider can do, probed at start.
+
+    Attributes:
+        key_types: what it can generate.
+        imports: what it can take in the clear.
+        claims: one an algorithm.
+        random: answers RandomCall.
+        lists: answers ListCall, so that orphans can be found.
+        notes: what an operator should know, one sentence each.
+    """
+
+    scheme: str
+    token: TokenIdentity
+    key_types: tuple[str, ...]
+    imports: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    random: bool
+    lists: bool
+    protection: Protection
+    notes: tuple[str, ...] = ()
+
+
+class Encrypted(msgspec.Struct, frozen=True, array_like=True):
+    """`tag` is empty where the algorithm has none; `nonce` is the one used, chosen by the engine or the provider."""
+
+    nonce: bytes
+    ciphertext: bytes
+    tag: bytes = b""
+
+
+class Encapsulated(msgspec.Struct, frozen=True, array_like=True):
+    """A KEM ciphertext and the shared secret."""
+
+    ciphertext: bytes
+    secret: bytes
+
+
+class _Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class DescribeCall(_Call, frozen=True, array_like=True, tag="describe"):
+    """→ Description."""
+
+
+class GenerateCall(_Call, frozen=True, array_like=True, tag="generate"):
+    """→ MadeKey."""
+
+    target: KeyTarget
+
+
+class ImportCall(_Call, frozen=True, array_like=True, tag="import"):
+    """Take material in the clear ("raw", "pkcs8" or "spki"). → MadeKey."""
+
+    target: KeyTarget
+    format: str
+    material: bytes
+
+
+class DeriveFromSecretCall(_Call, frozen=True, array_like=True, tag="derive-from-secret"):
+    """Make a key from a secret that another provider yielded; with no KDF the secret is the key. → MadeKey."""
+
+    secret: bytes
+    kdf: KdfParameters | None
+    target: KeyTarget
+
+
+class LoadCall(_Call, frozen=True, array_like=True, tag="load"):
+    """Make a stored key usable. → int, the handle."""
+
+    key_id: bytes
+    key_type: str
+    permissions: int
+    reference: bytes
+    binding: bytes
+
+
+class UnloadCall(_Call, frozen=True, array_like=True, tag="unload"):
+    """A handle is not needed any more. Unknown handles are fine. → None."""
+
+    handle: int
+
+
+class DestroyCall(_Call, frozen=True, array_like=True, tag="destroy"):
+    """Remove the material, also of a key that was only half made (reference b""). Repeating it is fine. → None."""
+
+    key_id: bytes
+    key_type: str
+    reference: bytes
+
+
+class ListCall(_Call, frozen=True, array_like=True, tag="list"):
+    """→ list[bytes], the key ids of all persistent keys there that hsmbridge made."""
+
+
+class SignCall(_Call, frozen=True, array_like=True, tag="sign"):
+    """Sign or compute a MAC. → bytes; ECDSA in DER."""
+
+    handle: int
+    algorithm: str
+    message: bytes
+    parameters: SignatureParameters = DEFAULT_SIGNATURE
+
+
+class VerifyCall(_Call, frozen=True, array_like=True, tag="verify"):
+    """→ None, or SIGNATURE_INVALID for any signature that does not fit, of wrong length too."""
+
+    handle: int
+    algorithm: str
+    message: bytes
+    signature: bytes
+    parameters: SignatureParameters = DEFAULT_SIGNATURE
+
+
+class EncryptCall(_Call, frozen=True, array_like=True, tag="encrypt"):
+    """→ Encrypted. `nonce` is empty where the algorithm has none or the provider must choose."""
+
+    handle: int
+    algorithm: str
+    nonce: bytes
+    plaintext: bytes
+    aad: bytes
+
+
+class DecryptCall(_Call, frozen=True, array_like=True, tag="decrypt"):
+    """→ bytes, or DECRYPTION_FAILED whatever went wrong with the data."""
+
+    handle: int
+    algorithm: str
+    nonce: bytes
+    ciphertext: bytes
+    aad: bytes
+    tag: bytes
+
+
+class EncapsulateCall(_Call, frozen=True, array_like=True, tag="encapsulate"):
+    """→ Encapsulated."""
+
+    handle: int
+    algorithm: str
+
+
+class DecapsulateCall(_Call, frozen=True, array_like=True, tag="decapsulate"):
+    """→ bytes, the shared secret."""
+
+    handle: int
+    algorithm: str
+    ciphertext: bytes
+
+
+class AgreeSecretCall(_Call, frozen=True, array_like=True, tag="agree-secret"):
+    """The raw shared secret, for providers that cannot keep it. → bytes."""
+
+    handle: int
+    algorithm: str
+    peer_public_key: bytes
+
+
+class AgreeKeyCall(_Call, frozen=True, array_like=True, tag="agree-key"):
+    """Agree a key that stays in the provider. → MadeKey, or NOT_SUPPORTED where it cannot hold or derive it."""
+
+    handle: int
+    algorithm: str
+    peer_public_key: bytes
+    kdf: KdfParameters | None
+    target: KeyTarget
+
+
+class DeriveKeyCall(_Call, frozen=True, array_like=True, tag="derive-key"):
+    """Derive a key that stays in the provider. → MadeKey."""
+
+    handle: int
+    kdf: KdfParameters
+    target: KeyTarget
+
+
+class WrapCall(_Call, frozen=True, array_like=True, tag="wrap"):
+    """→ bytes, the key `wrapped` encrypted under `handle`."""
+
+    handle: int
+    algorithm: str
+    wrapped: int
+    iv: bytes
+    aad: bytes
+
+
+class UnwrapCall(_Call, frozen=True, array_like=True, tag="unwrap"):
+    """→ MadeKey."""
+
+    handle: int
+    algorithm: str
+    material: bytes
+    format: str
+    iv: bytes
+    aad: bytes
+    target: KeyTarget
+
+
+class DigestCall(_Call, frozen=True, array_like=True, tag="digest"):
+    """→ bytes."""
+
+    algorithm: str
+    data: bytes
+
+
+class RandomCall(_Call, frozen=True, array_like=True, tag="random"):
+    """→ bytes, `length` of them."""
+
+    length: int
+
+
+ProviderCall = (
+    DescribeCall
+    | GenerateCall
+    | ImportCall
+    | DeriveFromSecretCall
+    | LoadCall
+    | UnloadCall
+    | DestroyCall
+    | ListCall
+    | SignCall
+    | VerifyCall
+    | EncryptCall
+    | DecryptCall
+    | EncapsulateCall
+    | DecapsulateCall
+    | AgreeSecretCall
+    | AgreeKeyCall
+    | DeriveKeyCall
+    | WrapCall
+    | UnwrapCall
+    | DigestCall
+    | RandomCall
+)
+
+ProviderReply = None | bytes | int | list[bytes] | Description | MadeKey | Encrypted | Encapsulated
+
+REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
+    {
+        DescribeCall: Description,
+        GenerateCall: MadeKey,
+        ImportCall: MadeKey,
+        DeriveFromSecretCall: MadeKey,
+        LoadCall: int,
+        UnloadCall: None,
+        DestroyCall: None,
+        ListCall: list[bytes],
+        SignCall: bytes,
+        VerifyCall: None,
+        EncryptCall: Encrypted,
+        DecryptCall: bytes,
+        EncapsulateCall: Encapsulated,
+        DecapsulateCall: bytes,
+        AgreeSecretCall: bytes,
+        AgreeKeyCall: MadeKey,
+        DeriveKeyCall: MadeKey,
+        WrapCall: bytes,
+        UnwrapCall: MadeKey,
+        DigestCall: bytes,
+        RandomCall: bytes,
+    }
+)
+"""What each call answers, as a type that a decoder takes."""

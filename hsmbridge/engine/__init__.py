@@ -1,0 +1,1 @@
+"""Operations on keys, and the lanes that run them."""

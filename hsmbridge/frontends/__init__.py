@@ -1,0 +1,1 @@
+"""The only event loop: one front end is one file or folder."""

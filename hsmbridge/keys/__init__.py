@@ -1,0 +1,1 @@
+"""Slots, access and versions: the only way to key material."""

@@ -1,0 +1,1 @@
+"""The pipeline that every request passes: identity, rate, permission, audit."""

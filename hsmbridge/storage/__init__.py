@@ -1,0 +1,1 @@
+"""Slots, key versions, tenants and audit records in SQLite or PostgreSQL."""

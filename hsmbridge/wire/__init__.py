@@ -1,0 +1,1 @@
+"""Sans-I/O protocols: bytes in, bytes out, no socket held."""
