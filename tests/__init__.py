@@ -1,0 +1,1 @@
+"""The tests, read as specifications: one folder per suite."""
