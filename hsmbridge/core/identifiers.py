@@ -101,3 +101,8 @@ def check_principal(text: str) -> str:
     if not _UID_PRINCIPAL.fullmatch(text):
         raise RequestError(Status.INVALID_ARGUMENT, f"{text[:80]!r} is not a principal; write uid:N.")
     return text
+
+
+def new_incident_id() -> str:
+    """A random id under which the log has the detail of an error that a client was told of."""
+    return secrets.token_hex(8)

@@ -1,0 +1,258 @@
+"""The composition of one worker: store, providers, engine, service and front ends, on one event loop."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
+from hsmbridge.core.protocols import Protector
+from hsmbridge.core.secrets import Pin
+from hsmbridge.daemon.host_lane import HostLane
+from hsmbridge.daemon.lanes import ProviderLanes
+from hsmbridge.daemon.spec import InProcessProvider, StoreSpec, WorkerSpec
+from hsmbridge.daemon.store_thread import StoreThread
+from hsmbridge.engine.handles import Handles
+from hsmbridge.engine.lanes import Lane, ThreadLane, UnavailableLane
+from hsmbridge.engine.runner import Runner
+from hsmbridge.frontends.native import Limits, NativeFrontEnd
+from hsmbridge.keys.access import SlotKeys
+from hsmbridge.keys.nonces import CallerNonces, ServiceNonces
+from hsmbridge.keys.slots import NamespacePolicy, Slots
+from hsmbridge.providers.host.messages import STATES_PACKET_MAX, ProviderStates
+from hsmbridge.providers.registry import Isolation, open_provider
+from hsmbridge.service.audit import LogAudit
+from hsmbridge.service.catalogue import Entry, ProviderCatalogue
+from hsmbridge.service.dispatcher import Dispatcher
+from hsmbridge.service.information import DaemonFacts, Information
+from hsmbridge.service.key_access import KeyAccess
+from hsmbridge.service.key_making import KeyMaking
+from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.slots import SlotAdministration
+from hsmbridge.service.sweep import Sweep
+from hsmbridge.storage.changes import ChangeCounter, SharedCounters
+from hsmbridge.storage.opening import open_store
+from hsmbridge.storage.protectors import KeyFileProtector, PassphraseProtector
+from hsmbridge.storage.records import Durability
+from hsmbridge.storage.store import Store
+from hsmbridge.wire.codec import decode_body
+from hsmbridge.wire.frames import FRAME_ALLOWANCE, body_limit
+
+SWEEP_INTERVAL = 60.0
+"""Seconds between sweeps that nothing prompted."""
+
+CONNECTIONS_COLUMN = 1
+"""Of the shared counters; the calls of provider number N stand in column FIRST_CALLS_COLUMN + N."""
+FIRST_CALLS_COLUMN = 2
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What the supervisor hands over: the worker's row, the listening socket, the control socket, the counters."""
+
+    index: int
+    listening: socket.socket
+    control: socket.socket
+    counters: SharedCounters
+
+
+class Worker:
+    """One daemon process from its first connection to its last reply."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, spec: WorkerSpec, inherited: Inherited) -> None:
+        """Open the store and the in-process providers. Raises StoreError; a provider that fails is unavailable."""
+        self._loop = loop
+        self._spec = spec
+        self._inherited = inherited
+        self._started = time.monotonic()
+        self._store = _open_store(spec.store, ChangeCounter(inherited.counters, inherited.index))
+        self._store_thread = StoreThread()
+        self._batches = StoreThread()
+        self._catalogue = ProviderCatalogue(_entries(spec))
+        self._threads: list[ThreadLane] = []
+        hosts = {provider.name: self._host_lane(provider.name, provider.threads) for provider in spec.providers}
+        fixed = {provider.spec.name: self._open(provider) for provider in spec.in_process}
+        self._lanes = ProviderLanes(fixed, hosts, self._catalogue)
+        self._runner = Runner(self._lanes, self._store_thread, time.monotonic)
+        self._sweep, self._front_end = self._compose()
+        self._stopped = loop.create_future()
+
+    def _compose(self) -> tuple[Sweep, NativeFrontEnd]:
+        spec, catalogue, store = self._spec, self._catalogue, self._store
+        counters, row = self._inherited.counters, self._inherited.index
+        slots = Slots(store)
+        handles = Handles()
+        access = KeyAccess(SlotKeys(store))
+        making = KeyMaking(catalogue, slots, access, handles)
+        creators = {namespace: frozenset(principals) for namespace, principals in spec.creators.items()}
+        administration = SlotAdministration(
+            catalogue, store, slots, access, making, handles, NamespacePolicy(creators=creators)
+        )
+        dispatcher = Dispatcher(
+            access=access,
+            use=KeyUse(catalogue, handles, ServiceNonces(store), CallerNonces(store)),
+            making=making,
+            slots=administration,
+            information=Information(catalogue, store, self._facts()),
+            audit=LogAudit(uses=spec.audit_uses),
+            clock=time.monotonic,
+        )
+        limits = Limits(
+            max_frame=spec.max_frame,
+            max_connections=spec.max_connections,
+            max_connections_per_principal=spec.max_connections_per_principal,
+            max_in_flight=spec.max_in_flight,
+            default_timeout=spec.default_timeout,
+        )
+        front_end = NativeFrontEnd(
+            self._loop,
+            dispatcher,
+            self._runner,
+            limits,
+            elsewhere=self._batches.submit,
+            connections_changed=lambda count: counters.set(row, CONNECTIONS_COLUMN, count),
+            daemon=spec.version,
+        )
+        return Sweep(catalogue, slots, administration), front_end
+
+    async def run(self) -> None:
+        """Serve until the supervisor says so or is gone."""
+        control = self._inherited.control
+        control.setblocking(False)
+        self._loop.add_reader(control, self._hear_supervisor)
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop)
+        self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's terminal; it tells us itself
+        server = await self._loop.create_unix_server(self._front_end.connection, sock=self._inherited.listening)
+        self._sweep_regularly()
+        await self._stopped
+        server.close()
+        await self._drain()
+        self._loop.remove_reader(control)
+        self._store_thread.close()
+        self._batches.close()
+        for lane in self._threads:
+            lane.close()
+        self._store.close()
+
+    async def _drain(self) -> None:
+        """Let what is under way end, within the drain timeout."""
+        deadline = time.monotonic() + self._spec.drain_timeout
+        while self._front_end.busy() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self._front_end.close()
+        while self._front_end.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _hear_supervisor(self) -> None:
+        try:
+            packet = self._inherited.control.recv(STATES_PACKET_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._loop.remove_reader(self._inherited.control)
+            _log.warning("the supervisor is gone; this worker stops")
+            self._stop()
+            return
+        self._lanes.follow(decode_body(ProviderStates, packet), self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        # One worker sweeps for all; the others would only do the same work again.
+        if self._inherited.index == 0:
+            self._runner.run(self._sweep.run(), None, _swept)
+
+    def _sweep_regularly(self) -> None:
+        self._sweep_now()
+        self._loop.call_later(SWEEP_INTERVAL, self._sweep_regularly)
+
+    # Providers
+
+    def _open(self, provider: InProcessProvider) -> Lane:
+        spec = provider.spec
+        try:
+            opened = open_provider(spec, None if provider.pin is None else Pin(provider.pin), self._store.material_seal)
+            self._catalogue.available(spec.name, opened.describe(), os.getpid())
+        except HsmBridgeError as failure:
+            _log.error(
+                "a provider is not available", provider=spec.name, problem=failure.message, origin=failure.origin
+            )
+            self._catalogue.unavailable(spec.name, failure)
+            return UnavailableLane(failure)
+        lane = ThreadLane(
+            spec.name,
+            opened,
+            threads=spec.threads,
+            inline=spec.scheme == "software",
+            count=self._counting(spec.name),
+        )
+        self._threads.append(lane)
+        return lane
+
+    def _host_lane(self, name: str, threads: int) -> HostLane:
+        return HostLane(
+            self._loop,
+            name,
+            connections=threads,
+            max_body=body_limit(self._spec.max_frame) + FRAME_ALLOWANCE,
+            count=self._counting(name),
+        )
+
+    def _counting(self, name: str) -> Callable[[], None]:
+        counters, row = self._inherited.counters, self._inherited.index
+        column = self._calls_column(name)
+        return lambda: counters.add(row, column)
+
+    def _calls_column(self, name: str) -> int:
+        return FIRST_CALLS_COLUMN + self._spec.order.index(name)
+
+    def _facts(self) -> DaemonFacts:
+        counters = self._inherited.counters
+        return DaemonFacts(
+            version=self._spec.version,
+            pid=os.getpid(),
+            supervisor_pid=os.getppid(),
+            workers=self._spec.workers,
+            uptime=lambda: time.monotonic() - self._started,
+            connections=lambda: counters.total(CONNECTIONS_COLUMN),
+            provider_calls=lambda name: counters.total(self._calls_column(name)),
+        )
+
+
+def _entries(spec: WorkerSpec) -> list[Entry]:
+    schemes = {provider.name: (provider.scheme, Isolation.PROCESS) for provider in spec.providers}
+    schemes |= {provider.spec.name: (provider.spec.scheme, Isolation.THREAD) for provider in spec.in_process}
+    return [Entry(name, schemes[name][0], schemes[name][1]) for name in spec.order]
+
+
+def _open_store(spec: StoreSpec, changes: ChangeCounter) -> Store:
+    return open_store(spec.url, _protector(spec), durability=Durability(spec.durability), changes=changes)
+
+
+def _protector(spec: StoreSpec) -> Protector:
+    match spec.protector:
+        case "keyfile":
+            return KeyFileProtector(Path(spec.key_file))
+        case "passphrase":
+            return PassphraseProtector(spec.passphrase)
+        case other:
+            raise RequestError(Status.INVALID_CONFIGURATION, f"There is no master key protector {other!r}.")
+
+
+def _swept(left: int | None, failure: HsmBridgeError | None) -> None:
+    if failure is not None:
+        _log.error("the sweep failed", status=failure.status.name, problem=failure.message, origin=failure.origin)
+    elif left:
+        _log.info("unfinished keys wait for their provider", count=left)

@@ -1,0 +1,225 @@
+"""Lanes run provider calls: inline, on worker threads, or (elsewhere) in a host process.
+
+A lane is what the engine knows of a provider. Short calls of an in-process provider run inline in whatever
+thread asks; the rest queue for its worker threads, which carry the operation on by themselves, reply included:
+a hop through an event loop would cost more than most calls. Deadlines are kept by the runner; a lane is told
+which call was given up and decides what becomes of the provider.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+from types import MappingProxyType
+from typing import Protocol, TypeVar, cast
+
+import structlog
+
+from hsmbridge.core import calls
+from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.key_types import KEY_TYPES
+from hsmbridge.providers.base import Provider, perform
+
+INLINE_BYTES = 64 * 1024
+"""Data up to this size is handled inline by fast algorithms: about 10 microseconds of AES-GCM, 50 of SHA-256."""
+
+MAX_HUNG_CALLS = 4
+"""With `isolation = thread` a hung call cannot be killed; this many are carried before the provider is closed off."""
+
+Resume = Callable[[calls.ProviderReply, HsmBridgeError | None], None]
+"""Takes the answer of a call, or the error it ended with; called once, from any thread."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Lane(Protocol):
+    """How calls reach one provider."""
+
+    def inline(self, call: calls.ProviderCall) -> bool:
+        """Whether `perform` may be called right here."""
+        ...
+
+    def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
+        """Do an inline call."""
+        ...
+
+    def submit(self, ticket: "Ticket") -> None:
+        """Have a call done elsewhere; its `resume` takes the outcome, from any thread, perhaps before this returns."""
+        ...
+
+    def give_up(self, ticket: "Ticket") -> None:
+        """The call passed its deadline; its answer, if it ever comes, is dropped."""
+        ...
+
+
+class Ticket:
+    """A call on its way through a lane; the flags belong to the lane."""
+
+    __slots__ = ("call", "cancelled", "ended", "lost", "resume", "started")
+
+    def __init__(self, call: calls.ProviderCall, resume: Resume) -> None:
+        self.call = call
+        self.resume = resume
+        self.started = False
+        self.ended = False
+        self.lost = False
+        self.cancelled = False
+
+
+class UnavailableLane:
+    """Stands for a provider that cannot be used now; every call fails with the reason."""
+
+    def __init__(self, reason: HsmBridgeError) -> None:
+        self.reason = reason
+
+    def inline(self, call: calls.ProviderCall) -> bool:
+        return True
+
+    def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
+        raise ProviderError(self.reason.status, self.reason.message, origin=self.reason.origin)
+
+    def submit(self, ticket: Ticket) -> None:
+        ticket.resume(None, self.reason)
+
+    def give_up(self, ticket: Ticket) -> None:
+        pass
+
+
+class ThreadLane:
+    """An in-process provider with worker threads of its own."""
+
+    def __init__(self, name: str, provider: Provider, *, threads: int, inline: bool, count: Callable[[], None]) -> None:
+        """Start the workers.
+
+        Args:
+            name: instance name, for the log.
+            provider: what does the calls.
+            threads: how many calls may be under way at once.
+            inline: short calls need no thread (a software provider, never a token).
+            count: called once for every provider call.
+        """
+        self._name = name
+        self._provider = provider
+        self._inline = inline
+        self._count = count
+        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._hung: set[Ticket] = set()
+        self._hung_lock = threading.Lock()
+        self._threads = [self._start_worker() for _ in range(threads)]
+
+    def inline(self, call: calls.ProviderCall) -> bool:
+        return self._inline and is_short(call)
+
+    def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
+        self._count()
+        return perform(self._provider, call)
+
+    def submit(self, ticket: Ticket) -> None:
+        if len(self._hung) >= MAX_HUNG_CALLS:
+            message = f"Provider {self._name} hangs; restart the daemon."
+            ticket.resume(None, ProviderError(Status.PROVIDER_UNAVAILABLE, message))
+        else:
+            self._queue.put(ticket)
+
+    def give_up(self, ticket: Ticket) -> None:
+        with self._hung_lock:
+            if not ticket.started:
+                ticket.cancelled = True
+            elif not ticket.ended:
+                # The thread is lost to the hung call, so another takes its place; it ends when the call does.
+                ticket.lost = True
+                self._hung.add(ticket)
+                _log.warning("provider call hangs", provider=self._name, call=type(ticket.call).__name__)
+                self._threads.append(self._start_worker())
+
+    def close(self) -> None:
+        """Let the workers end after what is queued, and wait for those that do not hang."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            if not self._hung:
+                thread.join(timeout=5)
+        self._provider.close()
+
+    def _start_worker(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name=f"lane-{self._name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self) -> None:
+        while (ticket := self._queue.get()) is not None:
+            with self._hung_lock:
+                if ticket.cancelled:
+                    continue
+                ticket.started = True
+            try:
+                reply = self.perform(ticket.call)
+                failure = None
+            except HsmBridgeError as error:
+                reply, failure = None, error
+            except Exception as error:  # noqa: BLE001 - the outermost boundary of this thread: a fault of the provider's code
+                _log.exception("provider call failed unexpectedly", provider=self._name)
+                reply, failure = None, ProviderError(Status.PROVIDER_FAILED, origin=repr(error))
+            with self._hung_lock:
+                ticket.ended = True
+                self._hung.discard(ticket)
+            ticket.resume(reply, failure)
+            if ticket.lost:
+                return
+
+
+def _fast(operation: KeyOperation) -> frozenset[str]:
+    def short(row: Algorithm) -> bool:
+        return operation in row.operations and operation not in row.slow
+
+    return frozenset(row.name for row in ALGORITHMS.values() if short(row))
+
+
+_FAST_SIGN = _fast(KeyOperation.SIGN)
+_FAST_VERIFY = _fast(KeyOperation.VERIFY)
+_FAST_ENCRYPT = _fast(KeyOperation.ENCRYPT)
+_FAST_DECRYPT = _fast(KeyOperation.DECRYPT)
+_FAST_AGREE = _fast(KeyOperation.AGREE)
+_FAST_DERIVE = _fast(KeyOperation.DERIVE)
+_FAST_GENERATE = frozenset(row.name for row in KEY_TYPES.values() if not row.slow_to_generate)
+_FAST_LOAD = frozenset(row.name for row in KEY_TYPES.values() if row.symmetric)
+
+
+def is_short(call: calls.ProviderCall) -> bool:
+    """Whether a software provider does this call in about 100 microseconds or less, by the tables."""
+    rule = _SHORT.get(type(call))
+    return rule is not None and rule(call)
+
+
+_C = TypeVar("_C")
+_Rule = Callable[[calls.ProviderCall], bool]
+
+
+def _rule(call: type[_C], short: Callable[[_C], bool]) -> tuple[type[calls.ProviderCall], _Rule]:
+    # `short` is only ever given values of `call`, which the table finds it by.
+    return cast(type[calls.ProviderCall], call), cast(_Rule, short)
+
+
+_SHORT: Mapping[type[calls.ProviderCall], _Rule] = MappingProxyType(
+    dict(
+        (
+            _rule(calls.SignCall, lambda c: c.algorithm in _FAST_SIGN and len(c.message) <= INLINE_BYTES),
+            _rule(calls.VerifyCall, lambda c: c.algorithm in _FAST_VERIFY and len(c.message) <= INLINE_BYTES),
+            _rule(calls.EncryptCall, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
+            _rule(calls.DecryptCall, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),
+            _rule(calls.DigestCall, lambda c: len(c.data) <= INLINE_BYTES),
+            _rule(calls.GenerateCall, lambda c: c.target.key_type in _FAST_GENERATE),
+            _rule(calls.AgreeSecretCall, lambda c: c.algorithm in _FAST_AGREE),
+            _rule(calls.AgreeKeyCall, lambda c: c.algorithm in _FAST_AGREE),
+            _rule(calls.DeriveKeyCall, lambda c: c.kdf.algorithm in _FAST_DERIVE),
+            _rule(calls.DeriveFromSecretCall, lambda c: c.kdf is None or c.kdf.algorithm in _FAST_DERIVE),
+            _rule(calls.LoadCall, lambda c: c.key_type in _FAST_LOAD),
+            _rule(calls.EncapsulateCall, lambda c: True),
+            _rule(calls.DecapsulateCall, lambda c: True),
+            _rule(calls.RandomCall, lambda c: True),
+            _rule(calls.UnloadCall, lambda c: True),
+            _rule(calls.DestroyCall, lambda c: True),
+            _rule(calls.DescribeCall, lambda c: True),
+        )
+    )
+)

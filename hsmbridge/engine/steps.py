@@ -1,0 +1,119 @@
+"""What an operation asks of the outside while it runs: provider calls and store actions, as values that it yields.
+
+An operation is a generator. It yields one step at a time and is sent the answer, or has the error thrown into
+it, so it reads like blocking code and runs inline, on a worker thread or over a host process alike. It never
+calls a provider or the store by itself.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hsmbridge.core import calls
+from hsmbridge.core.errors import ProviderError, Status
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStep:
+    """One call to a provider, by instance name. May be given up at the deadline."""
+
+    provider: str
+    call: calls.ProviderCall
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStep:
+    """One action on the store; blocking, so it runs on the store's thread. Never given up half-way."""
+
+    action: Callable[[], object]
+
+
+Step = ProviderStep | StoreStep
+Steps = Generator[Step, object, T]
+"""An operation that ends with a T."""
+
+
+def store(action: Callable[[], T]) -> Steps[T]:
+    """Do a store action and take its result."""
+    result: list[T] = []
+
+    def keep() -> None:
+        result.append(action())
+
+    yield StoreStep(keep)
+    return result[0]
+
+
+def ended(value: T) -> Steps[T]:
+    """An operation that has nothing to ask."""
+    yield from ()
+    return value
+
+
+def for_bytes(provider: str, call: calls.ProviderCall) -> Steps[bytes]:
+    """A provider call that answers bytes."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not bytes:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_nothing(provider: str, call: calls.ProviderCall) -> Steps[None]:
+    """A provider call that answers nothing but its success."""
+    yield ProviderStep(provider, call)
+
+
+def for_handle(provider: str, call: calls.LoadCall) -> Steps[int]:
+    """A provider call that answers a handle."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not int:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_key(provider: str, call: calls.ProviderCall) -> Steps[calls.MadeKey]:
+    """A provider call that makes a key."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.MadeKey:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_encrypted(provider: str, call: calls.EncryptCall) -> Steps[calls.Encrypted]:
+    """A provider call that encrypts."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.Encrypted:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_encapsulated(provider: str, call: calls.EncapsulateCall) -> Steps[calls.Encapsulated]:
+    """A provider call that encapsulates."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.Encapsulated:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_key_ids(provider: str) -> Steps[list[bytes]]:
+    """The key ids that a provider lists."""
+    call = calls.ListCall()
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not list:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_description(provider: str) -> Steps[calls.Description]:
+    """What a provider can do."""
+    call = calls.DescribeCall()
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.Description:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def _wrong_reply(provider: str, call: calls.ProviderCall) -> ProviderError:
+    return ProviderError(Status.PROVIDER_FAILED, origin=f"{provider}: {type(call).__name__} answered what it must not")

@@ -1,0 +1,252 @@
+"""The dispatcher: the one pipeline that every request of every front end goes through.
+
+    request → keys: resolve, access list, permission → operation → reply, and an audit record at its end
+
+What a request needs is read from the operation table; the keys that it names are acquired before its operation
+begins, so no operation can forget a check, and they are released whatever happens.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+import msgspec
+
+from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import Algorithm, algorithm
+from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status, error
+from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
+from hsmbridge.core.operations import Operation
+from hsmbridge.engine.steps import Steps, ended
+from hsmbridge.keys.access import AcquiredKey, visible
+from hsmbridge.service.audit import AuditRecord, AuditSink
+from hsmbridge.service.information import Information
+from hsmbridge.service.key_access import KeyAccess
+from hsmbridge.service.key_making import KeyMaking, agreement_of
+from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.session import Session
+from hsmbridge.service.slots import SlotAdministration
+
+Outcome = msgspec.Struct | HsmBridgeError
+"""How one request of a batch ended."""
+
+Keys = tuple[AcquiredKey, ...]
+_Handler = Callable[[Session, msgspec.Struct, Keys], Steps[msgspec.Struct]]
+_R = TypeVar("_R")
+
+
+class Dispatcher:
+    """Turns requests into operations, checked and audited."""
+
+    def __init__(
+        self,
+        *,
+        access: KeyAccess,
+        use: KeyUse,
+        making: KeyMaking,
+        slots: SlotAdministration,
+        information: Information,
+        audit: AuditSink,
+        clock: Callable[[], float],
+    ) -> None:
+        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines."""
+        self._access = access
+        self._use = use
+        self._making = making
+        self._slots = slots
+        self._information = information
+        self._audit = audit
+        self._clock = clock
+        self._handlers = self._table()
+
+    def open(self, principal: str) -> Session:
+        """A session for a new connection of a principal."""
+        return Session(principal)
+
+    def close(self, session: Session) -> Steps[None]:
+        """Free everything that belongs to a connection."""
+        for key in session.resources.close():
+            yield from self._making.free(key)
+
+    def steps(self, session: Session, operation: Operation, request: msgspec.Struct) -> Steps[msgspec.Struct]:
+        """One operation, from the checks to the audit record."""
+        keys: Keys = ()
+        status = Status.OK
+        version = 0
+        try:
+            keys = yield from self._keys(session, operation, request)
+            reply = yield from self._handler(operation)(session, request, keys)
+            version = getattr(reply, "version", 0) if keys else 0
+            return reply
+        except HsmBridgeError as failure:
+            status = failure.status
+            raise
+        finally:
+            self._close_record(session, operation, request, keys, version, status)
+            if keys and keys[0].slot is None:
+                yield from self._release(keys)
+
+    def batch(
+        self, session: Session, operation: Operation, requests: Sequence[msgspec.Struct], deadline: float | None
+    ) -> Steps[list[Outcome]]:
+        """Many requests of one operation, each with an outcome of its own.
+
+        Keys are acquired once for neighbours that name the same key and algorithm. Past the deadline the rest is
+        answered OPERATION_TIMED_OUT.
+        """
+        handler = self._handler(operation)
+        outcomes: list[Outcome] = []
+        keys: Keys = ()
+        acquired_for: object = None
+        try:
+            for request in requests:
+                if deadline is not None and self._clock() > deadline:
+                    outcomes.append(error(Status.OPERATION_TIMED_OUT))
+                    continue
+                status = Status.OK
+                version = 0
+                try:
+                    wanted = _key_and_algorithm(request)
+                    if wanted is None or wanted != acquired_for:
+                        previous, keys, acquired_for = keys, (), None
+                        yield from self._release(previous)
+                        keys = yield from self._keys(session, operation, request)
+                        acquired_for = wanted
+                    reply = yield from handler(session, request, keys)
+                    version = getattr(reply, "version", 0)
+                    outcomes.append(reply)
+                except HsmBridgeError as failure:
+                    status = failure.status
+                    outcomes.append(failure)
+                self._close_record(session, operation, request, keys, version, status)
+        finally:
+            yield from self._release(keys)
+        return outcomes
+
+    def _keys(self, session: Session, operation: Operation, request: msgspec.Struct) -> Steps[Keys]:
+        """The keys that a request names, checked against what the operation table requires."""
+        if not operation.requires:
+            return ()
+        row = _algorithm_of(request)
+        keys: Keys = ()
+        for requirement in operation.requires:
+            resource: CryptoResourceId = getattr(request, requirement.field)
+            version: int = getattr(request, "version", 0)
+            acquired = yield from self._access.acquire(session, resource, requirement.permission, row, version)
+            if isinstance(request, m.AgreeRequest):
+                # The algorithm follows from the key, so what the slot allows can only be asked now.
+                agreement = agreement_of(acquired[0].key_type)
+                yield from self._release(acquired)
+                acquired = yield from self._access.acquire(
+                    session, resource, requirement.permission, agreement, version
+                )
+            keys += acquired
+        return keys
+
+    def _release(self, keys: Keys) -> Steps[None]:
+        for key in keys:
+            freed = key.release()
+            if freed is not None:
+                yield from self._making.free(freed)
+
+    def _handler(self, operation: Operation) -> _Handler:
+        handler = self._handlers.get(operation.request)
+        if handler is None:
+            raise RequestError(Status.NOT_SUPPORTED, f"This daemon cannot {operation.name} yet.")
+        return handler
+
+    def _close_record(
+        self,
+        session: Session,
+        operation: Operation,
+        request: msgspec.Struct,
+        keys: Keys,
+        version: int,
+        status: Status,
+    ) -> None:
+        subject = keys[0].name if keys else getattr(request, "name", "")
+        self._audit.close(
+            AuditRecord(session.principal, operation.name, subject, version, getattr(request, "algorithm", ""), status)
+        )
+
+    # Resources
+
+    def _resolve(self, session: Session, request: m.ResolveRequest) -> Steps[m.ResolveReply]:
+        if request.kind is not ResourceKind.KEY_SLOT:
+            raise ResourceError(Status.RESOURCE_NOT_FOUND)
+        entry = yield from self._access.named(session, request.name)
+        visible(entry, session.principal)
+        return m.ResolveReply(session.resources.slot_id(entry))
+
+    def _release_resource(self, session: Session, request: m.ReleaseRequest) -> Steps[m.Empty]:
+        freed = session.resources.ephemeral.release(request.resource)
+        if freed is not None:
+            yield from self._making.free(freed)
+        return m.Empty()
+
+    def _encapsulate(self, session: Session, request: m.EncapsulateRequest, keys: Keys) -> Steps[m.EncapsulateReply]:
+        reply = yield from self._use.encapsulate(request, keys)
+        if not request.slot:
+            return reply
+        number = yield from self._making.put_secret(session, reply.secret, request.slot)
+        return m.EncapsulateReply(reply.ciphertext, b"", reply.version, number)
+
+    def _decapsulate(self, session: Session, request: m.DecapsulateRequest, keys: Keys) -> Steps[m.DecapsulateReply]:
+        reply = yield from self._use.decapsulate(request, keys)
+        if not request.slot:
+            return reply
+        number = yield from self._making.put_secret(session, reply.secret, request.slot)
+        return m.DecapsulateReply(b"", reply.version, number)
+
+    def _table(self) -> dict[type[msgspec.Struct], _Handler]:
+        use, making, slots, information = self._use, self._making, self._slots, self._information
+        return dict(
+            (
+                _entry(m.PingRequest, lambda s, r, k: ended(m.PingReply(r.payload))),
+                _entry(m.StatusRequest, lambda s, r, k: ended(information.status(s))),
+                _entry(m.ProvidersRequest, lambda s, r, k: ended(information.providers())),
+                _entry(m.DoctorRequest, lambda s, r, k: information.doctor()),
+                _entry(m.ResolveRequest, lambda s, r, k: self._resolve(s, r)),
+                _entry(m.ReleaseRequest, lambda s, r, k: self._release_resource(s, r)),
+                _entry(m.SlotCreateRequest, lambda s, r, k: slots.create(s, r)),
+                _entry(m.SlotListRequest, lambda s, r, k: slots.list_slots(s, r)),
+                _entry(m.SlotShowRequest, lambda s, r, k: slots.show(s, r)),
+                _entry(m.SlotRotateRequest, lambda s, r, k: slots.rotate(s, r)),
+                _entry(m.SlotRevokeRequest, lambda s, r, k: slots.revoke(s, r)),
+                _entry(m.SlotDestroyRequest, lambda s, r, k: slots.destroy(s, r)),
+                _entry(m.SlotGrantRequest, lambda s, r, k: slots.grant(s, r)),
+                _entry(m.SlotUngrantRequest, lambda s, r, k: slots.ungrant(s, r)),
+                _entry(m.SignRequest, lambda s, r, k: use.sign(r, k)),
+                _entry(m.VerifyRequest, lambda s, r, k: use.verify(r, k)),
+                _entry(m.MacRequest, lambda s, r, k: use.mac(r, k)),
+                _entry(m.MacVerifyRequest, lambda s, r, k: use.verify_mac(r, k)),
+                _entry(m.EncryptRequest, lambda s, r, k: use.encrypt(r, k)),
+                _entry(m.DecryptRequest, lambda s, r, k: use.decrypt(r, k)),
+                _entry(m.EncapsulateRequest, self._encapsulate),
+                _entry(m.DecapsulateRequest, self._decapsulate),
+                _entry(m.DigestRequest, lambda s, r, k: use.digest(r)),
+                _entry(m.RandomRequest, lambda s, r, k: use.random(r)),
+                _entry(m.GenerateRequest, lambda s, r, k: making.generate(s, r)),
+                _entry(m.DeriveRequest, lambda s, r, k: making.derive(s, r, k[0])),
+                _entry(m.AgreeRequest, lambda s, r, k: making.agree(s, r, k[0])),
+                _entry(m.ImportRequest, lambda s, r, k: making.import_key(s, r)),
+            )
+        )
+
+
+def _entry(
+    request: type[_R], act: Callable[[Session, _R, Keys], Steps[msgspec.Struct]]
+) -> tuple[type[msgspec.Struct], _Handler]:
+    # `act` is only ever given requests of its own type, which the table finds it by.
+    return cast(type[msgspec.Struct], request), cast(_Handler, act)
+
+
+def _algorithm_of(request: msgspec.Struct) -> Algorithm | None:
+    if isinstance(request, m.DeriveRequest):
+        return algorithm(request.params.kdf.algorithm)
+    name: str | None = getattr(request, "algorithm", None)
+    return None if name is None else algorithm(name)
+
+
+def _key_and_algorithm(request: msgspec.Struct) -> object:
+    key = getattr(request, "key", None)
+    return None if key is None else (key, getattr(request, "algorithm", ""), getattr(request, "version", 0))

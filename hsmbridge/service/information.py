@@ -1,0 +1,160 @@
+"""What the service tells of itself: status, providers, and the doctor's findings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hsmbridge.core import messages as m
+from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.core.identifiers import KeyId
+from hsmbridge.engine.steps import Steps, for_key_ids, store
+from hsmbridge.service.catalogue import Entry, ProviderCatalogue
+from hsmbridge.service.session import Session
+from hsmbridge.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFacts:
+    """What only the composition root knows. Callables are asked anew each time."""
+
+    version: str
+    pid: int
+    supervisor_pid: int
+    workers: int
+    uptime: Callable[[], float]
+    connections: Callable[[], int]
+    provider_calls: Callable[[str], int]
+
+
+class Information:
+    """One method an operation."""
+
+    def __init__(self, catalogue: ProviderCatalogue, store_: Store, facts: DaemonFacts) -> None:
+        """Args: the parts that are told of."""
+        self._catalogue = catalogue
+        self._store = store_
+        self._facts = facts
+
+    def status(self, session: Session) -> m.StatusReply:
+        facts = self._facts
+        return m.StatusReply(
+            facts.version,
+            facts.pid,
+            facts.supervisor_pid,
+            facts.workers,
+            facts.uptime(),
+            facts.connections(),
+            session.principal,
+            self._store.url_shown,
+            self._store.protector_name,
+        )
+
+    def providers(self) -> m.ProvidersReply:
+        return m.ProvidersReply([self._provider(entry) for entry in self._catalogue.entries.values()])
+
+    def doctor(self) -> Steps[m.DoctorReply]:
+        findings = [*self._store_findings(), *self._provider_findings()]
+        try:
+            yield from store(self._store.check)
+            findings.append(m.Finding("ok", "store", "The slot store can be read and written."))
+            findings += yield from self._unfinished()
+            findings += yield from self._orphans()
+        except HsmBridgeError as failure:
+            findings.append(m.Finding("error", "store", failure.message))
+        return m.DoctorReply(findings)
+
+    def _provider(self, entry: Entry) -> m.ProviderInfo:
+        description = entry.description
+        return m.ProviderInfo(
+            name=entry.name,
+            scheme=entry.scheme,
+            isolation=entry.isolation,
+            state="available" if entry.available else "unavailable",
+            reason="" if entry.reason is None else entry.reason.message,
+            pid=entry.pid,
+            calls=self._facts.provider_calls(entry.name),
+            token=None if description is None else description.token,
+            key_types=() if description is None else description.key_types,
+            claims=() if description is None else description.claims,
+            notes=() if description is None else description.notes,
+        )
+
+    def _store_findings(self) -> list[m.Finding]:
+        name = self._store.protector_name
+        if name == "key file":
+            return [
+                m.Finding(
+                    "notice",
+                    "master key",
+                    "The master key is protected by a key file on the same machine: who can read that file and the"
+                    " store can use the software keys. A passphrase protects better.",
+                )
+            ]
+        return [m.Finding("ok", "master key", f"The master key is protected by a {name}.")]
+
+    def _provider_findings(self) -> list[m.Finding]:
+        findings = []
+        for entry in self._catalogue.entries.values():
+            subject = f"provider {entry.name}"
+            if entry.available:
+                findings.append(m.Finding("ok", subject, "Available."))
+            else:
+                reason = entry.reason.message if entry.reason is not None else "It has not answered yet."
+                findings.append(m.Finding("error", subject, reason))
+        return findings
+
+    def _unfinished(self) -> Steps[list[m.Finding]]:
+        unfinished, tampered = yield from store(self._store.unfinished)
+        findings = [
+            m.Finding(
+                "warning",
+                f"slot {item.slot.name}",
+                f"Version {item.version.number} is {item.version.state} at provider {item.version.provider}; it is"
+                " completed as soon as the token that it was begun on is available.",
+            )
+            for item in unfinished
+        ]
+        findings += [
+            m.Finding(
+                "error",
+                f"slot {name}",
+                "Its stored record was changed outside of hsmbridge and is not obeyed; restore it from a backup.",
+            )
+            for name in tampered
+        ]
+        listing = yield from store(self._store.list_slots)
+        for record in listing.records:
+            for version in record.versions:
+                entry = self._catalogue.entries.get(version.provider)
+                if entry is None:
+                    findings.append(
+                        m.Finding("error", f"slot {record.name}", f"Its provider {version.provider} is not configured.")
+                    )
+                elif entry.description is not None and version.token not in ("", entry.description.token.serial):
+                    findings.append(
+                        m.Finding(
+                            "error",
+                            f"slot {record.name}",
+                            f"Version {version.number} lives on the token with serial {version.token}; provider"
+                            f" {version.provider} has another one. Nothing is deleted; connect the right token.",
+                        )
+                    )
+        return findings
+
+    def _orphans(self) -> Steps[list[m.Finding]]:
+        findings = []
+        for entry in self._catalogue.entries.values():
+            if not entry.available or entry.description is None or not entry.description.lists:
+                continue
+            there = yield from for_key_ids(entry.name)
+            known: set[KeyId] = yield from store(lambda name=entry.name: self._store.key_ids(name))  # type: ignore[misc]
+            orphans = [key_id for key_id in there if KeyId(key_id) not in known]
+            findings += [
+                m.Finding(
+                    "warning",
+                    f"provider {entry.name}",
+                    f"The token holds a key of ours that no slot knows (CKA_ID {key_id.hex()}): it may belong to"
+                    " another store, or to a backup. It is left alone.",
+                )
+                for key_id in orphans
+            ]
+        return findings

@@ -1,0 +1,53 @@
+"""From the key that a request names to the key versions that may serve it: the way to `hsmbridge.keys.access`."""
+
+from hsmbridge.core.algorithms import Algorithm
+from hsmbridge.core.errors import ResourceError, Status
+from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind, parse_slot_name
+from hsmbridge.core.lifecycle import USABLE, KeyVersionState
+from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.engine.steps import Steps, store
+from hsmbridge.keys.access import AcquiredKey, SlotEntry, SlotKeys, acquire, candidates
+from hsmbridge.service.session import Session
+
+_SERVED_BY_ROTATED = USABLE[KeyVersionState.ROTATED]
+
+
+class KeyAccess:
+    """Finds slots and acquires keys for sessions; what it has in memory is made current before it is used."""
+
+    def __init__(self, keys: SlotKeys) -> None:
+        """Args: the slots of this daemon process."""
+        self._keys = keys
+
+    def named(self, session: Session, text: str) -> Steps[SlotEntry]:
+        """The entry of a slot by name, current."""
+        entry = self._keys.entry(parse_slot_name(text, session.principal))
+        yield from self.make_current(entry)
+        return entry
+
+    def make_current(self, entry: SlotEntry) -> Steps[None]:
+        """Read the slot anew where it may have changed."""
+        if not self._keys.entry_is_current(entry):
+            yield from store(lambda: self._keys.refresh(entry))
+
+    def refresh(self, entry: SlotEntry) -> Steps[None]:
+        """Read the slot anew."""
+        yield from store(lambda: self._keys.refresh(entry))
+
+    def acquire(
+        self, session: Session, resource: CryptoResourceId, permission: P, row: Algorithm | None, version: int = 0
+    ) -> Steps[tuple[AcquiredKey, ...]]:
+        """The key versions that may serve, in the order to try them; never none. The caller releases each.
+
+        Raises as `hsmbridge.keys.access.acquire` does; RESOURCE_NOT_FOUND for an id that is not of this connection.
+        """
+        if resource.kind is ResourceKind.KEY:
+            return (session.resources.ephemeral.acquire(resource, permission, row),)
+        if resource.kind is not ResourceKind.KEY_SLOT:
+            raise ResourceError(Status.RESOURCE_NOT_FOUND)
+        entry = session.resources.slot(resource)
+        if not self._keys.entry_is_current(entry):
+            yield from store(lambda: self._keys.refresh(entry))
+        if permission in _SERVED_BY_ROTATED:
+            return candidates(entry, session.principal, permission, row, version)
+        return (acquire(entry, session.principal, permission, row, version),)

@@ -1,0 +1,1 @@
+"""The engine: steps, lanes and the runner."""
