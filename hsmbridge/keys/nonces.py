@@ -1,0 +1,121 @@
+"""Nonces: which one an encryption uses, so that no pair of key version and nonce ever encrypts twice.
+
+The service's own are 12 bytes, SP 800-38D section 8.2.1 with the epoch as the fixed field: 8 random bytes chosen
+anew by every process for every key version, and a 4-byte counter. Processes, restarts, crashes and restored backups
+differ in the epoch; within one process the counter differs. Where an algorithm takes 16 bytes (CBC, CTR, CFB) they
+are random. Either way each is paid for from a lease, so that no key version encrypts more than 2^32 times.
+A caller's nonces are remembered in the store, or must grow. What the store keeps: `hsmbridge.storage.leases`.
+"""
+
+import secrets
+import threading
+
+from hsmbridge.core.errors import Status, StoreError
+from hsmbridge.core.identifiers import KeyId
+from hsmbridge.core.policy import NoncePolicy
+from hsmbridge.storage.leases import MOST_ENCRYPTIONS
+from hsmbridge.storage.store import Store
+
+NONCE_SIZE = 12
+_EPOCH_SIZE = 8
+_FIRST_LEASE = 1024
+_GREATEST_LEASE = 65_536
+_KEPT = 65_536
+
+
+class NonceSequence:
+    """The nonces of one key in one process. May be used from any thread."""
+
+    __slots__ = ("_counter", "_epoch", "_lock", "_paid")
+
+    def __init__(self, paid: int = 0) -> None:
+        """Args: paid: how many may be taken before `pay` is needed."""
+        self._epoch = secrets.token_bytes(_EPOCH_SIZE)
+        self._counter = 0
+        self._paid = min(paid, MOST_ENCRYPTIONS)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def whole(cls) -> "NonceSequence":
+        """The nonces of a key that only this process has: as many as are safe."""
+        return cls(MOST_ENCRYPTIONS)
+
+    def next(self, size: int) -> bytes | None:
+        """The next nonce of `size` bytes, or None where none is left that is paid for."""
+        with self._lock:
+            counter = self._counter
+            if counter >= self._paid:
+                return None
+            self._counter = counter + 1
+        if size == NONCE_SIZE:
+            return self._epoch + counter.to_bytes(4, "big")
+        return secrets.token_bytes(size)
+
+    def pay(self, count: int) -> None:
+        """`count` more may be taken."""
+        with self._lock:
+            self._paid = min(self._paid + count, MOST_ENCRYPTIONS)
+
+
+class ServiceNonces:
+    """The nonces that this process takes for key versions in slots."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sequences: dict[KeyId, NonceSequence] = {}
+        self._leases: dict[KeyId, int] = {}
+        self._leasing = threading.Lock()
+
+    def next(self, key_id: KeyId, size: int) -> bytes | None:
+        """The next nonce, without I/O; None where `lease` must come first."""
+        sequence = self._sequences.get(key_id)
+        return None if sequence is None else sequence.next(size)
+
+    def lease(self, key_id: KeyId) -> None:
+        """Lease more encryptions from the store. Blocking.
+
+        Raises:
+            KeyUseError: KEY_ROTATION_REQUIRED.
+            StoreError: STORE_TAMPERED, STORE_UNAVAILABLE.
+        """
+        with self._leasing:
+            count = self._leases.get(key_id, _FIRST_LEASE)
+            granted = self._store.lease_nonces(key_id, count)
+            # A process that is restarted often gives away little; one that encrypts much rarely waits.
+            self._leases[key_id] = min(count * 4, _GREATEST_LEASE)
+            sequence = self._sequences.get(key_id)
+            if sequence is None:
+                if len(self._sequences) >= _KEPT:
+                    self.forget(next(iter(self._sequences)))
+                self._sequences[key_id] = NonceSequence(granted)
+            else:
+                sequence.pay(granted)
+
+    def forget(self, key_id: KeyId) -> None:
+        """The key version will not encrypt any more; if it does, it begins a new epoch."""
+        self._sequences.pop(key_id, None)
+        self._leases.pop(key_id, None)
+
+
+class CallerNonces:
+    """The nonces that callers choose, for slots whose policy says so."""
+
+    def __init__(self, store: Store, limit: int = 1_000_000) -> None:
+        """Args: limit: nonces remembered of one key version."""
+        self._store = store
+        self._limit = limit
+
+    def use(self, key_id: KeyId, policy: NoncePolicy, nonce: bytes) -> None:
+        """Take a nonce before it encrypts; it is spent even if the encryption then fails. Blocking.
+
+        Raises:
+            KeyUseError: NONCE_REUSED, KEY_ROTATION_REQUIRED.
+            RequestError: INVALID_ARGUMENT where it does not have the length of those before.
+            StoreError: STORE_TAMPERED, STORE_UNAVAILABLE.
+        """
+        if policy is NoncePolicy.CALLER:
+            self._store.record_nonce(key_id, nonce, self._limit)
+        elif policy is NoncePolicy.MONOTONIC:
+            self._store.advance_nonce(key_id, nonce)
+        else:
+            raise StoreError(Status.INTERNAL, origin=f"a caller's nonce under the policy {policy}")

@@ -1,0 +1,167 @@
+"""How records become rows and rows become records.
+
+Pure conversions; a row that is no record (a state or a flag that does not exist) raises ValueError, which only
+happens where somebody edited it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from hsmbridge.core.identifiers import KEY_ID_LENGTH, KeyId, QualifiedName
+from hsmbridge.core.lifecycle import KeyVersionState
+from hsmbridge.core.permissions import KeyOperationPermission
+from hsmbridge.core.policy import NoncePolicy, Protection, Role
+from hsmbridge.storage.authentication import Row, Value
+from hsmbridge.storage.records import (
+    SLOT_ID_LENGTH,
+    AccessEntry,
+    Origin,
+    SlotId,
+    SlotRecord,
+    SlotState,
+    VersionRecord,
+)
+
+_MICROSECONDS = 1_000_000
+
+
+def plain_row(row: Mapping[str, Value]) -> dict[str, Value]:
+    """A row as it came from the database, with plain strings for column names."""
+    return {str(name): value for name, value in row.items()}
+
+
+def slot_row(record: SlotRecord) -> dict[str, Value]:
+    """The row of a slot, without its MAC."""
+    return {
+        "id": record.id,
+        "namespace": record.name.namespace,
+        "name": record.name.name,
+        "state": record.state.value,
+        "key_type": record.key_type,
+        "providers": ",".join(record.providers),
+        "permissions": int(record.permissions),
+        "algorithms": ",".join(record.algorithms),
+        "nonce_policy": record.nonce_policy.value,
+        "fallback": int(record.fallback),
+        "sign_and_decrypt": int(record.sign_and_decrypt),
+        "derive_to_software": int(record.derive_to_software),
+        "imported_wrapping_key": int(record.imported_wrapping_key),
+        "creator": record.creator,
+        "generation": record.generation,
+        "revision": record.revision,
+        "created": _to_microseconds(record.created),
+    }
+
+
+def version_row(slot_id: SlotId, version: VersionRecord) -> dict[str, Value]:
+    """The row of a version."""
+    return {
+        "key_id": version.key_id,
+        "slot_id": slot_id,
+        "number": version.number,
+        "state": version.state.value,
+        "provider": version.provider,
+        "token": version.token,
+        "fell_back_from": version.fell_back_from,
+        "origin": version.origin.value,
+        "permissions": int(version.permissions),
+        "owner": version.owner,
+        "reference": version.reference,
+        "public_key": version.public_key,
+        "protection": None if version.protection is None else version.protection.value,
+        "created": _to_microseconds(version.created),
+        "changed": _to_microseconds(version.changed),
+    }
+
+
+def access_row(slot_id: SlotId, entry: AccessEntry) -> dict[str, Value]:
+    """The row of an access entry."""
+    return {
+        "slot_id": slot_id,
+        "principal": entry.principal,
+        "role": entry.role.value,
+        "permissions": int(entry.permissions),
+    }
+
+
+def record_from(slot: Row, versions: Sequence[Row], access: Sequence[Row]) -> SlotRecord:
+    """The record of a slot. Raises ValueError where the rows are none."""
+    return SlotRecord(
+        id=SlotId(_bytes(slot["id"], SLOT_ID_LENGTH)),
+        name=QualifiedName(_as(str, slot["namespace"]), _as(str, slot["name"])),
+        state=SlotState(_as(str, slot["state"])),
+        key_type=_as(str, slot["key_type"]),
+        providers=_names(slot["providers"]),
+        permissions=_permissions(slot["permissions"]),
+        algorithms=_names(slot["algorithms"]),
+        nonce_policy=NoncePolicy(_as(str, slot["nonce_policy"])),
+        fallback=_flag(slot["fallback"]),
+        sign_and_decrypt=_flag(slot["sign_and_decrypt"]),
+        derive_to_software=_flag(slot["derive_to_software"]),
+        imported_wrapping_key=_flag(slot["imported_wrapping_key"]),
+        creator=_as(str, slot["creator"]),
+        generation=_as(int, slot["generation"]),
+        revision=_as(int, slot["revision"]),
+        created=_as(int, slot["created"]) / _MICROSECONDS,
+        versions=tuple(sorted(map(_version, versions), key=lambda version: version.number)),
+        access=tuple(sorted(map(_entry, access), key=lambda entry: entry.principal)),
+    )
+
+
+def _version(row: Row) -> VersionRecord:
+    protection = row["protection"]
+    return VersionRecord(
+        key_id=KeyId(_bytes(row["key_id"], KEY_ID_LENGTH)),
+        number=_as(int, row["number"]),
+        state=KeyVersionState(_as(str, row["state"])),
+        provider=_as(str, row["provider"]),
+        token=_as(str, row["token"]),
+        fell_back_from=_as(str, row["fell_back_from"]),
+        origin=Origin(_as(str, row["origin"])),
+        permissions=_permissions(row["permissions"]),
+        owner=_as(str, row["owner"]),
+        reference=_as(bytes, row["reference"]),
+        public_key=_as(bytes, row["public_key"]),
+        protection=None if protection is None else Protection(_as(str, protection)),
+        created=_as(int, row["created"]) / _MICROSECONDS,
+        changed=_as(int, row["changed"]) / _MICROSECONDS,
+    )
+
+
+def _entry(row: Row) -> AccessEntry:
+    return AccessEntry(_as(str, row["principal"]), Role(_as(str, row["role"])), _permissions(row["permissions"]))
+
+
+_T = TypeVar("_T", str, bytes, int)
+
+
+def _as(kind: type[_T], value: Value) -> _T:
+    if not isinstance(value, kind):
+        raise ValueError(f"a {kind.__name__} was expected")
+    return value
+
+
+def _bytes(value: Value, length: int) -> bytes:
+    found = _as(bytes, value)
+    if len(found) != length:
+        raise ValueError(f"{length} bytes were expected")
+    return found
+
+
+def _names(value: Value) -> tuple[str, ...]:
+    text = _as(str, value)
+    return tuple(text.split(",")) if text else ()
+
+
+def _permissions(value: Value) -> KeyOperationPermission:
+    return KeyOperationPermission(_as(int, value))
+
+
+def _flag(value: Value) -> bool:
+    if value not in (0, 1):
+        raise ValueError("0 or 1 was expected")
+    return bool(value)
+
+
+def _to_microseconds(seconds: float) -> int:
+    return round(seconds * _MICROSECONDS)

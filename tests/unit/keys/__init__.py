@@ -1,0 +1,1 @@
+"""Who may use which key for what, and what becomes of keys."""
