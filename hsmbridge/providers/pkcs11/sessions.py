@@ -1,0 +1,291 @@
+"""The sessions of one token in this process: its login, the pool, ephemeral keys, and what to do when they break.
+
+A PKCS#11 login belongs to token and process, so there is one TokenSessions per token however many providers use
+it. An anchor session keeps the login; the pool's sessions have no PIN. Session objects die with the session that
+made them, so ephemeral keys are made in one of their own.
+
+What happens when a call fails, and the least that may help:
+  1. an object handle is stale: find the object again in that session, once;
+  2. the session is broken: drop that session; log in again only where the login is really lost;
+  3. that did not help, or the token was away: initialise the module again (see `initialise`), find the same
+     serial, log in. Ephemeral keys are lost then.
+A refused PIN is remembered and never tried again.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from pkcs11 import Session, Token
+from pkcs11.exceptions import PKCS11Error, TokenNotPresent, UserNotLoggedIn
+
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status, error
+from hsmbridge.core.secrets import Pin
+from hsmbridge.providers.pkcs11.errors import Cure, ckr_name, cure_for, translated
+from hsmbridge.providers.pkcs11.initialise import Module
+from hsmbridge.providers.pkcs11.login import (
+    described,
+    find_token,
+    open_anchor,
+    open_session,
+    serial_of,
+)
+from hsmbridge.providers.pkcs11.objects import KeyObjects, find_key
+from hsmbridge.providers.pkcs11.pool import Seat, SessionPool
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_RESTART = 2  # the last step of the ladder
+
+
+class TokenSessions:
+    """All sessions on one token.
+
+    Attributes:
+        module, token: where they are.
+        serial, label: of the token that was opened; no other is ever used in its place.
+    """
+
+    def __init__(self, module: Module, token: Token, pin: Pin | None, size: int) -> None:
+        self.module = module
+        self.serial = serial_of(token)
+        self.label = token.label
+        self.token = token
+        self._described = described(token)
+        self._pin = pin
+        self._refused: HsmBridgeError | None = None
+        self._anchor: Session | None = None
+        self._login = threading.Lock()
+        self._pool = SessionPool(size, self._open_seat)
+        self._ephemeral: Seat | None = None
+        self._ephemeral_lock = threading.Lock()
+        self._ephemeral_held = False
+        self._run = b""
+        self._holds = 0
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def run(self, attempt: Callable[[Seat], _T], key_id: bytes = b"") -> _T:
+        """Do something in a session, again where that may help. `key_id` is the key that it is about.
+
+        Raises:
+            HsmBridgeError: what `attempt` raised, or what the token answered, translated.
+        """
+        generation = self.module.generation
+        seat = None
+        try:
+            seat = self._pool.take()
+            result = attempt(seat)
+        except PKCS11Error as failure:
+            return self._run_again(attempt, key_id, seat, generation, failure)
+        except BaseException:
+            if seat is not None:
+                self._pool.give(seat)
+            raise
+        self._pool.give(seat)
+        return result
+
+    def objects(self, seat: Seat, key_id: bytes, *, ephemeral: bool = False) -> KeyObjects:
+        """The objects of a key in this session.
+
+        Raises:
+            ProviderError: KEY_MATERIAL_MISSING where the token does not hold it, HANDLE_UNKNOWN for an ephemeral one.
+        """
+        found = seat.keys.get(key_id)
+        if found is None:
+            found = find_key(seat.session, key_id)
+            if not found.usable:
+                # Who is not logged in sees no private object: that is no missing key.
+                if self._pin is not None and not self.module.logged_in(seat.session):
+                    raise UserNotLoggedIn
+                if ephemeral:
+                    raise ProviderError(Status.HANDLE_UNKNOWN)
+                raise ProviderError(
+                    Status.KEY_MATERIAL_MISSING,
+                    f"The {self._described} does not hold this key (any more); restore the token from a backup.",
+                )
+            seat.keys[key_id] = found
+        return found
+
+    def log_in(self) -> None:
+        """Log in now, so that a wrong PIN shows at once."""
+        try:
+            self._ensure_login()
+        except PKCS11Error as failure:
+            raise self._translated(failure) from failure
+
+    def forget(self, key_id: bytes) -> None:
+        """Drop what was found of a key."""
+        self._pool.forget(key_id)
+
+    def run_ephemeral(self, attempt: Callable[[Seat], _T]) -> tuple[_T, bytes]:
+        """Do something in the session that ephemeral keys live in; with the run that they belong to."""
+        with self._ephemeral_lock:
+            try:
+                return attempt(self._ephemeral_seat()), self._run
+            except PKCS11Error as failure:
+                if cure_for(failure) is not Cure.NEW_SESSION or not self._ephemeral_lost():
+                    raise self._translated(failure) from failure
+            try:
+                return attempt(self._ephemeral_seat()), self._run
+            except PKCS11Error as failure:
+                raise self._translated(failure) from failure
+
+    def is_this_run(self, run: bytes) -> bool:
+        """Whether ephemeral keys of that run still live."""
+        with self._ephemeral_lock:
+            return not self._ephemeral_lost() and secrets.compare_digest(run, self._run)
+
+    # --- recovery --------------------------------------------------------------------------------------------------
+
+    def _run_again(
+        self, attempt: Callable[[Seat], _T], key_id: bytes, seat: Seat | None, generation: int, failure: PKCS11Error
+    ) -> _T:
+        found_again = False
+        step = 0
+        while True:
+            cure = cure_for(failure)
+            if cure is Cure.FIND_AGAIN and not found_again and seat is not None:
+                found_again = True
+                seat.keys.pop(key_id, None)
+                self._pool.give(seat)
+            elif cure in {Cure.NEW_SESSION, Cure.START_AGAIN} and step < _RESTART:
+                if seat is not None:
+                    self._pool.discard(seat)
+                step = _RESTART if cure is Cure.START_AGAIN else step + 1
+                if not self._recover(step, generation, failure):
+                    raise self._translated(failure) from failure
+            else:
+                if seat is not None:
+                    self._pool.give(seat)
+                raise self._translated(failure) from failure
+            generation = self.module.generation
+            seat = None
+            try:
+                seat = self._pool.take()
+                result = attempt(seat)
+            except PKCS11Error as again:
+                failure = again
+            except BaseException:
+                if seat is not None:
+                    self._pool.give(seat)
+                raise
+            else:
+                self._pool.give(seat)
+                return result
+
+    def _recover(self, step: int, generation: int, failure: PKCS11Error) -> bool:
+        _log.warning("token %r: %s; recovering", self.label, ckr_name(failure))
+        if step == _RESTART:
+            return self.module.start_again(generation)
+        with self._login:
+            if self._anchor is not None and self._lost(self._anchor):
+                self._let_go_of_anchor()
+        return True
+
+    def _lost(self, anchor: Session) -> bool:
+        state = self.module.logged_in(anchor)
+        return state is None or (self._pin is not None and not state)
+
+    def _let_go_of_anchor(self) -> None:
+        """With the anchor the login is gone, and what the sessions have found is doubtful."""
+        anchor, self._anchor = self._anchor, None
+        self._pool.void()
+        if anchor is not None:
+            self.module.close_session(anchor)
+
+    def _translated(self, failure: PKCS11Error) -> HsmBridgeError:
+        if isinstance(failure, TokenNotPresent):
+            return ProviderError(
+                Status.TOKEN_NOT_PRESENT,
+                f"The {self._described} is not there; connect it. No other token is used in its place.",
+                origin=ckr_name(failure),
+            )
+        return translated(failure, self.label)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def _open_seat(self, epoch: int) -> Seat:
+        self._ensure_login()
+        return Seat(open_session(self.token), epoch)
+
+    def _ensure_login(self) -> None:
+        with self._login:
+            if (refused := self._refused) is not None:
+                raise error(refused.status, refused.message, origin=refused.origin)
+            if self._anchor is not None:
+                return
+            token = find_token(self.module, self.serial)
+            try:
+                self._anchor = open_anchor(self.module, token, self._pin)
+            except HsmBridgeError as refusal:
+                self._refused = refusal
+                raise
+            self.token = token
+
+    def _ephemeral_lost(self) -> bool:
+        return self._ephemeral is None or self.module.logged_in(self._ephemeral.session) is None
+
+    def _ephemeral_seat(self) -> Seat:
+        if self._ephemeral is None or self._ephemeral_lost():
+            self._ephemeral = self._open_seat(0)
+            self._run = secrets.token_bytes(16)
+        return self._ephemeral
+
+    # --- the module's life -----------------------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Let no new call begin."""
+        self._pool.suspend()
+
+    def quiesce(self, seconds: float) -> bool:
+        """Close all sessions as soon as nobody uses them; False where a call did not end in time."""
+        if not self._pool.quiesce(seconds):
+            return False
+        self._ephemeral_held = self._ephemeral_lock.acquire(timeout=seconds)
+        return self._ephemeral_held
+
+    def resume(self, *, restarted: bool) -> None:
+        """Let calls begin again; `restarted` means that every session and session object is gone."""
+        if restarted:
+            with self._login:
+                self._anchor = None
+            self._ephemeral = None
+        if self._ephemeral_held:
+            self._ephemeral_held = False
+            self._ephemeral_lock.release()
+        self._pool.resume()
+
+    def hold(self) -> None:
+        """One provider more uses these sessions."""
+        self._holds += 1
+
+    def drop(self, seconds: float) -> bool:
+        """One provider less; with the last one everything is closed. False where a call did not end in time."""
+        self._holds -= 1
+        if self._holds:
+            return True
+        self.suspend()
+        idle = self.quiesce(seconds)
+        with self._login:
+            anchor, self._anchor = self._anchor, None
+            self._refused = ProviderError(Status.PROVIDER_UNAVAILABLE, "The provider was closed.")
+        if idle and self._ephemeral is not None:
+            self._ephemeral.close()
+        if idle and anchor is not None:
+            with suppress(PKCS11Error):
+                anchor.close()
+        self.resume(restarted=True)
+        return idle
+
+    def accepts(self, pin: Pin | None) -> bool:
+        """Whether another provider gave the PIN that these sessions logged in with."""
+        return self._pin == pin
+
+    @property
+    def held(self) -> bool:
+        """Whether a provider uses them."""
+        return self._holds > 0

@@ -1,0 +1,141 @@
+"""What the installed cryptography library can really do: every row is tried once, with the code that serves it.
+
+A row that fails is not claimed. The trial takes some tens of milliseconds and happens once in a process.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from types import MappingProxyType
+
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, Kind, Scheme
+from hsmbridge.core.calls import Claim
+from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
+from hsmbridge.core.params import (
+    DEFAULT_SIGNATURE,
+    X963,
+    Hkdf,
+    KbkdfCounter,
+    KdfParameters,
+    Pbkdf2,
+    Scrypt,
+    Tls13ExpandLabel,
+)
+from hsmbridge.providers.software import families
+from hsmbridge.providers.software.bound_key import BoundKey
+from hsmbridge.providers.software.derivation import derive
+from hsmbridge.providers.software.digests import digest
+from hsmbridge.providers.software.material import KeyMaterial, KeyPair
+from hsmbridge.providers.software.schemes import SCHEMES
+
+_MESSAGE = b"hsmbridge self-check"
+_LACKS = (UnsupportedAlgorithm, InternalError, ValueError, HsmBridgeError)
+"""What it looks like when the library, or OpenSSL under the policy of the machine, does not have something."""
+
+# Making an RSA key takes longer than all the rest; these primes are published here and protect nothing.
+_P = int(
+    "e32febc3df3c9db941765adcd1337c2a2dd5211bee68ca924ad91510dcf760b74a37ae956a577d7f"
+    "f17192bab8faf8302ae904962cf968eea37e2d3d74443c310ca6714bfd656944864e642e74daa7e7",
+    16,
+)
+_Q = int(
+    "c5d31a3093a5e74370950749ca9ad8426173e15d9ef080e2fded26a99aabda4097676cc0cf260a6e"
+    "2ecd1c3c4bf34a5b5a0f4524eae329243a11a26c83d346435ab023aaf7a979c83dd36036d75059d7",
+    16,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What was found to work: names of key types, and a claim for each algorithm by its name."""
+
+    key_types: tuple[str, ...]
+    claims: Mapping[str, Claim]
+
+
+@cache
+def abilities() -> Abilities:
+    """Try everything; from the second call on, what was found."""
+    keys: dict[str, KeyMaterial] = {}
+    for key_type_row in KEY_TYPES.values():
+        with suppress(*_LACKS):
+            keys[key_type_row.name] = _make(key_type_row)
+    claims: dict[str, Claim] = {}
+    for row in ALGORITHMS.values():
+        with suppress(*_LACKS):
+            if _works(row, keys):
+                claims[row.name] = Claim(row.name, tuple(operation.value for operation in row.operations))
+    return Abilities(tuple(keys), MappingProxyType(claims))
+
+
+def _make(row: KeyType) -> KeyMaterial:
+    return _rsa_key() if row.family is Family.RSA else families.generate(row)
+
+
+@cache
+def _rsa_key() -> KeyPair:
+    exponent = 65537
+    public = rsa.RSAPublicNumbers(exponent, _P * _Q)
+    d = pow(exponent, -1, (_P - 1) * (_Q - 1))
+    numbers = rsa.RSAPrivateNumbers(
+        _P, _Q, d, rsa.rsa_crt_dmp1(d, _P), rsa.rsa_crt_dmq1(d, _Q), rsa.rsa_crt_iqmp(_P, _Q), public
+    )
+    return KeyPair.of(numbers.private_key(unsafe_skip_rsa_key_validation=True))
+
+
+def _works(row: Algorithm, keys: Mapping[str, KeyMaterial]) -> bool:
+    if row.kind is Kind.DIGEST:
+        return len(digest(row.hash, _MESSAGE)) == row.output_size
+    if row.kind is Kind.KDF:
+        parameters = _KDF_TRIALS.get(row.scheme)
+        return parameters is not None and len(derive(_MESSAGE, parameters(algorithm=row.name), 16)) == 16
+    bind = SCHEMES.get(row.scheme)
+    material = next((keys[name] for name in row.key_types if name in keys), None)
+    return bind is not None and material is not None and _TRIALS[row.kind](bind(material, row), row, material)
+
+
+def _signs(key: BoundKey, _row: Algorithm, _material: KeyMaterial) -> bool:
+    key.verify(_MESSAGE, key.sign(_MESSAGE, DEFAULT_SIGNATURE), DEFAULT_SIGNATURE)
+    return True
+
+
+def _encrypts(key: BoundKey, row: Algorithm, _material: KeyMaterial) -> bool:
+    sealed = key.encrypt(bytes(row.nonce_size), _MESSAGE, b"")
+    return key.decrypt(sealed.nonce, sealed.ciphertext, b"", sealed.tag) == _MESSAGE
+
+
+def _encapsulates(key: BoundKey, _row: Algorithm, _material: KeyMaterial) -> bool:
+    made = key.encapsulate()
+    return key.decapsulate(made.ciphertext) == made.secret
+
+
+def _agrees(key: BoundKey, _row: Algorithm, material: KeyMaterial) -> bool:
+    return bool(key.agree(material.public_key))
+
+
+_TRIALS: Mapping[Kind, Callable[[BoundKey, Algorithm, KeyMaterial], bool]] = MappingProxyType(
+    {
+        Kind.SIGNATURE: _signs,
+        Kind.MAC: _signs,
+        Kind.AEAD: _encrypts,
+        Kind.CIPHER: _encrypts,
+        Kind.PUBLIC_KEY_ENCRYPTION: _encrypts,
+        Kind.KEM: _encapsulates,
+        Kind.KEY_AGREEMENT: _agrees,
+    }
+)
+_KDF_TRIALS: Mapping[Scheme, Callable[..., KdfParameters]] = MappingProxyType(
+    {
+        Scheme.HKDF: Hkdf,
+        Scheme.PBKDF2: partial(Pbkdf2, salt=_MESSAGE, iterations=1),
+        Scheme.KBKDF_COUNTER: KbkdfCounter,
+        Scheme.X963: X963,
+        Scheme.SCRYPT: partial(Scrypt, salt=_MESSAGE, cost=2),
+        Scheme.TLS13_EXPAND_LABEL: partial(Tls13ExpandLabel, label=_MESSAGE),
+    }
+)

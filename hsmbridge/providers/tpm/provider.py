@@ -1,0 +1,223 @@
+"""The provider contract over a TPM 2.0.
+
+A command that fails for the TPM's state alone is sent once more on a fresh connection (`device`), so that a restarted
+TPM is not noticed. Hashing for signatures is done here in software: a key without the RESTRICTED attribute signs any
+digest, and a chip hashes slowly. A key's binding and its uses are in its public area, which the TPM authenticates.
+
+What adding an algorithm takes: its row with a `tpm_alg` in `hsmbridge.core.algorithms`, and nothing here where its
+scheme is in `schemes.COMMANDS`.
+"""
+
+from threading import Lock
+
+from tpm2_pytss import TPM2_RC, TPM2B_SENSITIVE_CREATE, TSS2_Exception
+
+from hsmbridge.core import calls
+from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, Scheme
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, StoreError
+from hsmbridge.core.key_types import KeyType, key_type
+from hsmbridge.core.params import SignatureParameters
+from hsmbridge.core.permissions import permissions_from_bits
+from hsmbridge.core.policy import Protection
+from hsmbridge.providers.base import Provider
+from hsmbridge.providers.tpm import abilities, agreement, encryption, references, sequences, signatures
+from hsmbridge.providers.tpm.cache import StateLost
+from hsmbridge.providers.tpm.device import Opened, Tpm
+from hsmbridge.providers.tpm.errors import base_code
+from hsmbridge.providers.tpm.held_keys import HeldKey, HeldKeys, Place
+from hsmbridge.providers.tpm.key_use import KeyUse, key_use
+from hsmbridge.providers.tpm.schemes import does, hash_id
+from hsmbridge.providers.tpm.settings import TpmSettings
+from hsmbridge.providers.tpm.templates import fits, public_template
+
+
+def open_tpm(settings: TpmSettings) -> "TpmProvider":
+    """Connect to a TPM, free its slots where no resource manager does, and see to its storage root key.
+
+    Raises ProviderError (TOKEN_NOT_PRESENT, PIN_LOCKED), RequestError (INVALID_CONFIGURATION).
+    """
+    return TpmProvider(settings, Tpm(settings))
+
+
+class TpmProvider(Provider):
+    """Keys in one TPM, which has one owner: this object. Thread-safe; the TPM does one thing at a time."""
+
+    def __init__(self, settings: TpmSettings, tpm: Tpm) -> None:
+        self._settings = settings
+        self._tpm = tpm
+        self._lock = Lock()
+        """Over the keys held; never waits for the TPM."""
+        self._keys = HeldKeys()
+        self._ephemeral: dict[bytes, tuple[bytes, bytes]] = {}
+        """By key id: the reference, and the TSS2 PRIVATE KEY that it does not contain."""
+        self._described: calls.Description | None = None
+
+    def describe(self) -> calls.Description:
+        described = self._described
+        if described is None or described.token.serial != self._tpm.serial:
+            described = self._tpm.run(lambda opened: abilities.describe(opened.connection, opened.root, self._settings))
+            self._described = described
+        return described
+
+    def close(self) -> None:
+        with self._lock:
+            self._keys.clear()
+            self._ephemeral.clear()
+        self._tpm.close()
+
+    # Keys
+
+    def generate(self, target: calls.KeyTarget) -> calls.MadeKey:
+        row = key_type(target.key_type)
+        if row.name not in self.describe().key_types:
+            raise RequestError(Status.NOT_SUPPORTED, f"This TPM makes no keys of type {row.name}.")
+        template = public_template(
+            row, permissions_from_bits(target.permissions), references.binding_digest(target.binding)
+        )
+        sensitive = TPM2B_SENSITIVE_CREATE()
+
+        def command(opened: Opened) -> tuple[bytes, bytes, bytes]:
+            opened.keys.make_room()
+            private, public, creation, *_ = opened.esapi.create(opened.root.handle, sensitive, template)
+            made = creation.creationData
+            if bytes(made.parentName) != opened.root.name:
+                raise StateLost  # else the key would be recorded under another TPM than the one that wrapped it
+            spki = b"" if row.symmetric else bytes(public.to_der())
+            return opened.root.name, references.private_key_der(private, public, self._settings.srk_handle), spki
+
+        parent_name, wrapped, spki = self._tpm.run(command)
+        if not target.ephemeral:
+            return calls.MadeKey(references.encode(parent_name, wrapped), spki, Protection.TOKEN)
+        reference = references.encode_ephemeral(parent_name)
+        with self._lock:
+            self._ephemeral[target.key_id] = reference, wrapped
+        return calls.MadeKey(reference, spki, Protection.TOKEN)
+
+    def load(self, key_id: bytes, row: KeyType, permissions: int, reference: bytes, binding: bytes) -> int:
+        place: Place = (row.name, binding, reference)
+        with self._lock:
+            known = self._keys.find(key_id, place)
+        if known is not None:
+            return known.handle
+        key = self._read(key_id, row, reference, binding)
+
+        def command(opened: Opened) -> None:
+            references.check_same_tpm(key.parent_name, opened.root.name)
+            opened.keys.acquire(key)
+
+        self._tpm.run(command, _load_verdict)
+        with self._lock:
+            quicker = self._keys.find(key_id, place)
+            if quicker is None:
+                self._keys.add(key, place)
+                return key.handle
+        self._tpm.release(key.handle)
+        return quicker.handle
+
+    def unload(self, handle: int) -> None:
+        with self._lock:
+            self._keys.remove(handle)
+        self._tpm.release(handle)
+
+    def destroy(self, key_id: bytes, row: KeyType, reference: bytes) -> None:
+        if reference:
+            self._check_destroyable(reference)
+        with self._lock:
+            self._ephemeral.pop(key_id, None)
+            handles = self._keys.handles_of(key_id)
+        for handle in handles:
+            self.unload(handle)
+
+    # Use of keys
+
+    def sign(self, handle: int, row: Algorithm, message: bytes, parameters: SignatureParameters) -> bytes:
+        use = self._use(handle, row, KeyOperation.SIGN)
+        if row.kind is Kind.MAC:
+            return signatures.mac(use, message, parameters)
+        return signatures.sign(use, message, parameters)
+
+    def verify(
+        self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters
+    ) -> None:
+        use = self._use(handle, row, KeyOperation.VERIFY)
+        if row.kind is Kind.MAC:
+            signatures.verify_mac(use, message, signature, parameters)
+        else:
+            signatures.verify(use, message, signature, parameters)
+
+    def encrypt(self, handle: int, row: Algorithm, nonce: bytes, plaintext: bytes, aad: bytes) -> calls.Encrypted:
+        use = self._use(handle, row, KeyOperation.ENCRYPT)
+        if row.scheme is Scheme.RSAES_OAEP:
+            return encryption.encrypt_oaep(use, nonce, plaintext, aad)
+        return encryption.encrypt_cfb(use, nonce, plaintext, aad)
+
+    def decrypt(self, handle: int, row: Algorithm, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
+        use = self._use(handle, row, KeyOperation.DECRYPT)
+        if row.scheme is Scheme.RSAES_OAEP:
+            return encryption.decrypt_oaep(use, nonce, ciphertext, aad, tag)
+        return encryption.decrypt_cfb(use, nonce, ciphertext, aad, tag)
+
+    def agree_secret(self, handle: int, row: Algorithm, peer_public_key: bytes) -> bytes:
+        return agreement.agree_secret(self._use(handle, row, KeyOperation.AGREE), peer_public_key)
+
+    # Without keys
+
+    def digest(self, row: Algorithm, data: bytes) -> bytes:
+        if not does(row, KeyOperation.DIGEST):
+            raise _not_offered(row, KeyOperation.DIGEST)
+        hash_ = hash_id(row)
+        return self._tpm.run(lambda opened: sequences.digest(opened.esapi, hash_, data, opened.limits.input_buffer))
+
+    def random(self, length: int) -> bytes:
+        if length < 0:
+            raise RequestError(Status.INVALID_ARGUMENT, "A number of random bytes is not negative.")
+        done = bytearray()
+
+        def command(opened: Opened) -> bytes:
+            return bytes(opened.esapi.get_random(min(length - len(done), opened.limits.digest)))
+
+        while len(done) < length:
+            done += self._tpm.run(command)
+        return bytes(done)
+
+    # Inside
+
+    def _use(self, handle: int, row: Algorithm, operation: KeyOperation) -> KeyUse:
+        key = self._keys.get(handle)
+        if not does(row, operation):
+            raise _not_offered(row, operation)
+        return key_use(self._tpm, key, row)
+
+    def _read(self, key_id: bytes, row: KeyType, reference: bytes, binding: bytes) -> HeldKey:
+        decoded = references.decode(reference)
+        wrapped = decoded.private_key
+        if decoded.ephemeral:
+            with self._lock:
+                known, wrapped = self._ephemeral.get(key_id, (b"", b""))
+            if known != reference:
+                raise ProviderError(Status.KEY_MATERIAL_MISSING, "The ephemeral key is gone; make a new one.")
+        private, public = references.private_key_parts(wrapped)
+        if not fits(public, row) or not references.is_bound(public, binding):
+            raise references.tampered()
+        with self._lock:
+            handle = self._keys.new_handle()
+        return HeldKey(handle, key_id, row, decoded.parent_name, private, public)
+
+    def _check_destroyable(self, reference: bytes) -> None:
+        try:
+            parent_name = references.decode(reference).parent_name
+        except StoreError:
+            return  # no key of ours: there is nothing in a TPM that it could name
+        self._tpm.run(lambda opened: references.check_same_tpm(parent_name, opened.root.name))
+
+
+def _not_offered(row: Algorithm, operation: KeyOperation) -> HsmBridgeError:
+    return RequestError(Status.NOT_SUPPORTED, f"A TPM cannot {operation} with {row.name} here.")
+
+
+def _load_verdict(failure: TSS2_Exception) -> HsmBridgeError | None:
+    code = base_code(failure)
+    if code & TPM2_RC.FMT1 and code not in (TPM2_RC.AUTH_FAIL, TPM2_RC.BAD_AUTH):
+        # This TPM wrapped the key, so it would take back what it gave.
+        return references.tampered()
+    return None

@@ -1,0 +1,99 @@
+"""What the supervisor is told; the configuration is translated into this, and tests write it down."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.providers.host.spec import HostSpec
+from hsmbridge.providers.registry import Isolation, ProviderSpec
+from hsmbridge.supervisor.pins import PinSource
+from hsmbridge.wire.frames import DEFAULT_MAX_FRAME
+
+SOCKET_NAME = "hsmbridge.sock"
+LOCK_NAME = "supervisor.lock"
+HOSTS_DIRECTORY = "providers"
+MAX_WORKERS = 256
+
+# -P: the folder in which the daemon happens to be started is no place to import from.
+_PYTHON = (sys.executable, "-P", "-m")
+
+
+class SupervisedProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider, and where its PIN comes from if it has one."""
+
+    spec: ProviderSpec
+    pin: PinSource | None = None
+
+
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One running service. Times in seconds, sizes in bytes.
+
+    Attributes:
+        runtime_dir: for sockets and locks; made where it is missing.
+        state_dir: where the daemon keeps what must last; made where it is missing, owner-only.
+        providers: all of them; those with isolation = process get a host.
+        worker_spec: what every worker is told, opaque here.
+        socket: where clients connect; None is hsmbridge.sock in runtime_dir.
+        socket_mode: of that socket.
+        workers: daemon processes.
+        backlog: connections that may wait to be accepted.
+        drain_timeout: how long a stop waits for what is under way, and hosts serve on without a supervisor.
+        host_start_timeout: how long a provider may take to open.
+        host_answer_timeout: how long a host may take to answer its supervisor, before it counts as hung.
+        max_frame: the most data in one call.
+        worker_command, host_command: the programs; tests put others in their place.
+    """
+
+    runtime_dir: Path
+    state_dir: Path
+    providers: tuple[SupervisedProvider, ...] = ()
+    worker_spec: bytes = b""
+    socket: Path | None = None
+    socket_mode: int = 0o666
+    workers: int = 1
+    backlog: int = 512
+    drain_timeout: float = 30.0
+    host_start_timeout: float = 60.0
+    host_answer_timeout: float = 10.0
+    max_frame: int = DEFAULT_MAX_FRAME
+    worker_command: tuple[str, ...] = (*_PYTHON, "hsmbridge.daemon")
+    host_command: tuple[str, ...] = (*_PYTHON, "hsmbridge.providers.host")
+
+    def __post_init__(self) -> None:
+        names = [provider.spec.name for provider in self.providers]
+        for name in names:
+            if names.count(name) > 1:
+                raise RequestError(Status.INVALID_CONFIGURATION, f"Two providers are called {name}.")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise RequestError(
+                Status.INVALID_CONFIGURATION, f"`workers` is 1 to {MAX_WORKERS}; this is {self.workers}."
+            )
+
+    @property
+    def socket_path(self) -> Path:
+        """Where clients connect."""
+        return self.runtime_dir / SOCKET_NAME if self.socket is None else self.socket
+
+    @property
+    def hosts_directory(self) -> Path:
+        """Where the provider hosts have their sockets and locks."""
+        return self.runtime_dir / HOSTS_DIRECTORY
+
+    def host_spec(self, provider: SupervisedProvider) -> HostSpec:
+        """What the host of a provider is told."""
+        return HostSpec(
+            provider=provider.spec,
+            directory=str(self.hosts_directory),
+            max_frame=self.max_frame,
+            drain_timeout=self.drain_timeout,
+        )
+
+    def hosted(self) -> tuple[SupervisedProvider, ...]:
+        """The providers that get a process of their own."""
+        return tuple(provider for provider in self.providers if provider.spec.isolation is Isolation.PROCESS)
+
+    def threaded(self) -> tuple[SupervisedProvider, ...]:
+        """The providers that run inside every worker."""
+        return tuple(provider for provider in self.providers if provider.spec.isolation is Isolation.THREAD)

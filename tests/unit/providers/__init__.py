@@ -1,0 +1,1 @@
+"""The providers, each over the real thing."""

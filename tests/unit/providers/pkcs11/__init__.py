@@ -1,0 +1,1 @@
+"""The PKCS#11 provider against real SoftHSM tokens."""

@@ -1,0 +1,1 @@
+"""The TPM provider over real simulators."""
