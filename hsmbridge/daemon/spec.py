@@ -1,9 +1,7 @@
 """What a worker is told at its start, through an inherited file descriptor: the configuration, parsed and complete.
 
-It may hold a passphrase and PINs, so it is never written anywhere and has no useful repr.
+It may hold a passphrase, so it is never written anywhere and has no useful repr. PINs stand beside it.
 """
-
-import os
 
 import msgspec
 
@@ -32,16 +30,6 @@ class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"StoreSpec({self.protector})"
 
 
-class InProcessProvider(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider that runs on threads of every worker, with its PIN."""
-
-    spec: ProviderSpec
-    pin: str | None = None
-
-    def __repr__(self) -> str:
-        return f"InProcessProvider({self.spec.name})"
-
-
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a worker needs; sizes in bytes, times in seconds.
 
@@ -55,7 +43,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     store: StoreSpec
     providers: tuple[ProviderSpec, ...]
-    in_process: tuple[InProcessProvider, ...]
+    in_process: tuple[ProviderSpec, ...]
     order: tuple[str, ...]
     creators: dict[str, tuple[str, ...]]
     workers: int
@@ -77,11 +65,8 @@ def encode_worker_spec(spec: WorkerSpec) -> bytes:
     return msgspec.msgpack.encode(spec)
 
 
-def read_worker_spec(fd: int) -> WorkerSpec:
-    """The specification behind an inherited file descriptor, which is closed."""
-    with os.fdopen(fd, "rb") as file:
-        file.seek(0)
-        content = file.read()
+def decode_worker_spec(content: bytes) -> WorkerSpec:
+    """What the supervisor passed on. Raises RequestError (INVALID_CONFIGURATION)."""
     try:
         return msgspec.msgpack.decode(content, type=WorkerSpec)
     except msgspec.MsgspecError:

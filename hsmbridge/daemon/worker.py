@@ -3,20 +3,17 @@
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.core.protocols import Protector
-from hsmbridge.core.secrets import Pin
 from hsmbridge.daemon.host_lane import HostLane
 from hsmbridge.daemon.lanes import ProviderLanes
-from hsmbridge.daemon.spec import InProcessProvider, StoreSpec, WorkerSpec
+from hsmbridge.daemon.spec import StoreSpec, WorkerSpec
 from hsmbridge.daemon.store_thread import StoreThread
 from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.lanes import Lane, ThreadLane, UnavailableLane
@@ -26,7 +23,7 @@ from hsmbridge.keys.access import SlotKeys
 from hsmbridge.keys.nonces import CallerNonces, ServiceNonces
 from hsmbridge.keys.slots import NamespacePolicy, Slots
 from hsmbridge.providers.host.messages import STATES_PACKET_MAX, ProviderStates
-from hsmbridge.providers.registry import Isolation, open_provider
+from hsmbridge.providers.registry import Isolation, ProviderSpec, open_provider
 from hsmbridge.service.audit import LogAudit
 from hsmbridge.service.catalogue import Entry, ProviderCatalogue
 from hsmbridge.service.dispatcher import Dispatcher
@@ -41,6 +38,7 @@ from hsmbridge.storage.opening import open_store
 from hsmbridge.storage.protectors import KeyFileProtector, PassphraseProtector
 from hsmbridge.storage.records import Durability
 from hsmbridge.storage.store import Store
+from hsmbridge.supervisor.inheritance import Inheritance
 from hsmbridge.wire.codec import decode_body
 from hsmbridge.wire.frames import FRAME_ALLOWANCE, body_limit
 
@@ -54,32 +52,23 @@ FIRST_CALLS_COLUMN = 2
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
-    """What the supervisor hands over: the worker's row, the listening socket, the control socket, the counters."""
-
-    index: int
-    listening: socket.socket
-    control: socket.socket
-    counters: SharedCounters
-
-
 class Worker:
     """One daemon process from its first connection to its last reply."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, spec: WorkerSpec, inherited: Inherited) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, spec: WorkerSpec, inheritance: Inheritance) -> None:
         """Open the store and the in-process providers. Raises StoreError; a provider that fails is unavailable."""
         self._loop = loop
         self._spec = spec
-        self._inherited = inherited
+        self._inheritance = inheritance
+        self._counters = SharedCounters.attach(inheritance.counters_fd)
         self._started = time.monotonic()
-        self._store = _open_store(spec.store, ChangeCounter(inherited.counters, inherited.index))
+        self._store = _open_store(spec.store, ChangeCounter(self._counters, inheritance.index))
         self._store_thread = StoreThread()
         self._batches = StoreThread()
         self._catalogue = ProviderCatalogue(_entries(spec))
         self._threads: list[ThreadLane] = []
         hosts = {provider.name: self._host_lane(provider.name, provider.threads) for provider in spec.providers}
-        fixed = {provider.spec.name: self._open(provider) for provider in spec.in_process}
+        fixed = {provider.name: self._open(provider) for provider in spec.in_process}
         self._lanes = ProviderLanes(fixed, hosts, self._catalogue)
         self._runner = Runner(self._lanes, self._store_thread, time.monotonic)
         self._sweep, self._front_end = self._compose()
@@ -87,7 +76,7 @@ class Worker:
 
     def _compose(self) -> tuple[Sweep, NativeFrontEnd]:
         spec, catalogue, store = self._spec, self._catalogue, self._store
-        counters, row = self._inherited.counters, self._inherited.index
+        counters, row = self._counters, self._inheritance.index
         slots = Slots(store)
         handles = Handles()
         access = KeyAccess(SlotKeys(store))
@@ -125,12 +114,12 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until the supervisor says so or is gone."""
-        control = self._inherited.control
+        control = self._inheritance.control
         control.setblocking(False)
         self._loop.add_reader(control, self._hear_supervisor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's terminal; it tells us itself
-        server = await self._loop.create_unix_server(self._front_end.connection, sock=self._inherited.listening)
+        server = await self._loop.create_unix_server(self._front_end.connection, sock=self._inheritance.listener)
         self._sweep_regularly()
         await self._stopped
         server.close()
@@ -144,12 +133,11 @@ class Worker:
 
     async def _drain(self) -> None:
         """Let what is under way end, within the drain timeout."""
-        deadline = time.monotonic() + self._spec.drain_timeout
-        while self._front_end.busy() and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        self._front_end.close()
-        while self._front_end.connections and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(self._spec.drain_timeout):
+                await self._front_end.drain()
+        except TimeoutError:
+            _log.warning("requests under way were dropped", drain_timeout=self._spec.drain_timeout)
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -157,13 +145,13 @@ class Worker:
 
     def _hear_supervisor(self) -> None:
         try:
-            packet = self._inherited.control.recv(STATES_PACKET_MAX)
+            packet = self._inheritance.control.recv(STATES_PACKET_MAX)
         except BlockingIOError:
             return
         except OSError:
             packet = b""
         if not packet:
-            self._loop.remove_reader(self._inherited.control)
+            self._loop.remove_reader(self._inheritance.control)
             _log.warning("the supervisor is gone; this worker stops")
             self._stop()
             return
@@ -171,7 +159,7 @@ class Worker:
 
     def _sweep_now(self) -> None:
         # One worker sweeps for all; the others would only do the same work again.
-        if self._inherited.index == 0:
+        if self._inheritance.index == 0:
             self._runner.run(self._sweep.run(), None, _swept)
 
     def _sweep_regularly(self) -> None:
@@ -180,10 +168,12 @@ class Worker:
 
     # Providers
 
-    def _open(self, provider: InProcessProvider) -> Lane:
-        spec = provider.spec
+    def _open(self, spec: ProviderSpec) -> Lane:
+        pin = self._inheritance.pins.get(spec.name)
         try:
-            opened = open_provider(spec, None if provider.pin is None else Pin(provider.pin), self._store.material_seal)
+            if isinstance(pin, HsmBridgeError):
+                raise pin
+            opened = open_provider(spec, pin, self._store.material_seal)
             self._catalogue.available(spec.name, opened.describe(), os.getpid())
         except HsmBridgeError as failure:
             _log.error(
@@ -211,7 +201,7 @@ class Worker:
         )
 
     def _counting(self, name: str) -> Callable[[], None]:
-        counters, row = self._inherited.counters, self._inherited.index
+        counters, row = self._counters, self._inheritance.index
         column = self._calls_column(name)
         return lambda: counters.add(row, column)
 
@@ -219,7 +209,7 @@ class Worker:
         return FIRST_CALLS_COLUMN + self._spec.order.index(name)
 
     def _facts(self) -> DaemonFacts:
-        counters = self._inherited.counters
+        counters = self._counters
         return DaemonFacts(
             version=self._spec.version,
             pid=os.getpid(),
@@ -233,7 +223,7 @@ class Worker:
 
 def _entries(spec: WorkerSpec) -> list[Entry]:
     schemes = {provider.name: (provider.scheme, Isolation.PROCESS) for provider in spec.providers}
-    schemes |= {provider.spec.name: (provider.spec.scheme, Isolation.THREAD) for provider in spec.in_process}
+    schemes |= {provider.name: (provider.scheme, Isolation.THREAD) for provider in spec.in_process}
     return [Entry(name, schemes[name][0], schemes[name][1]) for name in spec.order]
 
 

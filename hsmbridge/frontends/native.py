@@ -93,6 +93,7 @@ class NativeFrontEnd:
         self.connections: set[NativeConnection] = set()
         self._per_principal: Counter[str] = Counter()
         self._expiring = False
+        self._left = asyncio.Event()
 
     def connection(self) -> "NativeConnection":
         """A protocol for one new connection."""
@@ -115,6 +116,7 @@ class NativeFrontEnd:
         """Count a connection out."""
         if connection in self.connections:
             self.connections.discard(connection)
+            self._left.set()
             self._per_principal[principal] -= 1
             if not self._per_principal[principal]:
                 del self._per_principal[principal]
@@ -131,14 +133,13 @@ class NativeFrontEnd:
         self._expiring = False
         self.watch_deadlines()
 
-    def busy(self) -> bool:
-        """Whether any request is under way."""
-        return any(connection.in_flight for connection in self.connections)
-
-    def close(self) -> None:
-        """Close every connection after what it has in flight was answered or dropped."""
+    async def drain(self) -> None:
+        """Take no further requests, answer those under way, and close every connection."""
         for connection in tuple(self.connections):
-            connection.shut()
+            connection.finish()
+        while self.connections:
+            self._left.clear()
+            await self._left.wait()
 
 
 class NativeConnection(asyncio.Protocol):
@@ -153,6 +154,7 @@ class NativeConnection(asyncio.Protocol):
         self.in_flight: set[int] = set()
         self._paused = False
         self._failed = False
+        self._finishing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who the peer is from the kernel, and count it in."""
@@ -161,7 +163,7 @@ class NativeConnection(asyncio.Protocol):
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
         self._principal = uid_principal(uid)
-        self._outbox = Outbox(self._front_end.loop, socket.socket(fileno=os.dup(peer.fileno())))
+        self._outbox = Outbox(self._front_end.loop, socket.socket(fileno=os.dup(peer.fileno())), self._transport.close)
         try:
             self._front_end.admit(self, self._principal)
         except HsmBridgeError as refusal:
@@ -189,6 +191,13 @@ class NativeConnection(asyncio.Protocol):
         except HsmBridgeError as problem:
             self._refuse(0, HELLO_OPCODE, problem)
         self._front_end.watch_deadlines()
+
+    def finish(self) -> None:
+        """Take no further requests, and close when those under way are answered."""
+        self._finishing = True
+        self._pause_reading()
+        if not self.in_flight:
+            self.shut()
 
     def shut(self) -> None:
         """Close after what is queued was sent."""
@@ -275,7 +284,9 @@ class NativeConnection(asyncio.Protocol):
         """Answer, from any thread."""
         self.in_flight.discard(request_id)
         self._outbox.send(frame)
-        if self._paused and len(self.in_flight) < self._front_end.limits.max_in_flight // 2:
+        if self._finishing and not self.in_flight:
+            self._front_end.loop.call_soon_threadsafe(self.shut)
+        elif self._paused and len(self.in_flight) < self._front_end.limits.max_in_flight // 2:
             self._front_end.loop.call_soon_threadsafe(self._resume_reading)
 
     def _pause_reading(self) -> None:

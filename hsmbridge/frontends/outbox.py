@@ -9,15 +9,25 @@ import asyncio
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
+
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class Outbox:
     """Sends whole frames on a stream socket, in the order of the calls."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, peer: socket.socket) -> None:
-        """Args: the loop that finishes writes, and a socket of its own (a duplicate of the transport's)."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, sent_all: Callable[[], None]) -> None:
+        """Prepare to write.
+
+        Args:
+            loop: finishes writes that the kernel did not take whole.
+            peer: a socket of its own, a duplicate of the transport's.
+            sent_all: called on the loop, once, when `close_when_sent` was asked for and nothing is left to send.
+        """
         self._loop = loop
         self._socket = peer
+        self._sent_all = sent_all
         self._lock = threading.Lock()
         self._backlog: deque[memoryview] = deque()
         self._closed = False
@@ -39,9 +49,11 @@ class Outbox:
     def close_when_sent(self) -> None:
         """Take nothing more, and close after what is queued."""
         with self._lock:
+            if self._closing or self._closed:
+                return
             self._closing = True
             if not self._backlog:
-                self._shut()
+                self._loop.call_soon_threadsafe(self._sent_all)
 
     def close(self) -> None:
         """Drop what is queued. Called on the loop, when the connection is gone."""
@@ -55,18 +67,12 @@ class Outbox:
 
     def _write(self, data: bytes | memoryview) -> int:
         try:
-            return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return self._socket.send(data, _SEND_FLAGS)
         except BlockingIOError:
             return 0
         except OSError:  # the peer is gone; the transport learns it by itself
             self._closed = True
             return 0
-
-    def _shut(self) -> None:
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            self._closed = True
 
     def _watch(self) -> None:
         with self._lock:
@@ -85,4 +91,4 @@ class Outbox:
             if not self._backlog or self._closed:
                 self._loop.remove_writer(self._socket)
                 if self._closing:
-                    self._shut()
+                    self._sent_all()

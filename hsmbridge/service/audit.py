@@ -27,13 +27,17 @@ class AuditRecord:
 class AuditSink(Protocol):
     """Takes records; must be quick and must not raise."""
 
+    def wants(self, operation: str, status: Status) -> bool:
+        """Whether a record of such an end is kept, so that none is made in vain."""
+        ...
+
     def close(self, record: AuditRecord) -> None:
         """An operation ended."""
         ...
 
 
 class LogAudit:
-    """Writes changes and refusals to the log at level info, uses of keys at level debug."""
+    """Writes changes and refusals to the log, and uses of keys where that is asked for."""
 
     _USES = frozenset(
         {"sign", "verify", "mac", "mac-verify", "encrypt", "decrypt", "encapsulate", "decapsulate", "digest", "random",
@@ -41,20 +45,15 @@ class LogAudit:
     )  # fmt: skip
 
     def __init__(self, *, uses: bool) -> None:
-        """Args: whether uses of keys are written too (at level debug)."""
+        """Args: whether uses of keys are written too."""
         self._log = structlog.get_logger("hsmbridge.audit")
         self._write_uses = uses
 
-    def close(self, record: AuditRecord) -> None:
-        if record.status is Status.OK and record.operation in self._USES:
-            if self._write_uses:
-                self._write(self._log.debug, record)
-        else:
-            self._write(self._log.info, record)
+    def wants(self, operation: str, status: Status) -> bool:
+        return self._write_uses or status is not Status.OK or operation not in self._USES
 
-    @staticmethod
-    def _write(log: "structlog.typing.WrappedLogger", record: AuditRecord) -> None:
-        log(
+    def close(self, record: AuditRecord) -> None:
+        self._log.info(
             "operation",
             principal=record.principal,
             operation=record.operation,

@@ -163,6 +163,8 @@ class Dispatcher:
         version: int,
         status: Status,
     ) -> None:
+        if not self._audit.wants(operation.name, status):
+            return
         subject = keys[0].name if keys else getattr(request, "name", "")
         self._audit.close(
             AuditRecord(session.principal, operation.name, subject, version, getattr(request, "algorithm", ""), status)

@@ -1,0 +1,120 @@
+"""Making keys: generate, derive, agree, import, unwrap; wrapping one and keeping one.
+
+Each has two forms. Without `slot` the key is an ephemeral one of the connection, and a CryptoResourceGuard holds
+it; with `slot=` it becomes a new version there, and its number is the result.
+"""
+
+from collections.abc import Callable
+from typing import overload
+
+import msgspec
+
+from hsmbridge.client.calls import Buffer, octets
+from hsmbridge.client.deadline import UNSET, Timeout
+from hsmbridge.client.guards import CryptoResourceGuard
+from hsmbridge.client.key_use import KeyUse
+from hsmbridge.client.keys import Key
+from hsmbridge.core import messages as m
+from hsmbridge.core.errors import Status, WireError
+from hsmbridge.core.params import (
+    AgreeKeyParams,
+    DeriveKeyParams,
+    GenerateKeyParams,
+    ImportKeyParams,
+    UnwrapKeyParams,
+    WrapKeyParams,
+)
+
+
+class KeyMaking(KeyUse):
+    """The calls that make keys."""
+
+    @overload
+    def generate_key(
+        self, params: GenerateKeyParams, *, provider: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard: ...
+    @overload
+    def generate_key(self, params: GenerateKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
+    def generate_key(
+        self, params: GenerateKeyParams, *, slot: str = "", provider: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard | int:
+        """Generate a key. `provider` "" leaves the choice to the daemon; long ones may need `timeout=None`."""
+        return self._make(lambda: m.GenerateRequest(params, slot, provider), slot, timeout=timeout)
+
+    @overload
+    def derive_key(self, key: Key, params: DeriveKeyParams, *, timeout: Timeout = UNSET) -> CryptoResourceGuard: ...
+    @overload
+    def derive_key(self, key: Key, params: DeriveKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
+    def derive_key(
+        self, key: Key, params: DeriveKeyParams, *, slot: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard | int:
+        """Derive a key from another."""
+        return self._make(lambda id_: m.DeriveRequest(id_, params, slot), slot, key, timeout=timeout)
+
+    @overload
+    def agree_key(self, key: Key, params: AgreeKeyParams, *, timeout: Timeout = UNSET) -> CryptoResourceGuard: ...
+    @overload
+    def agree_key(self, key: Key, params: AgreeKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
+    def agree_key(
+        self, key: Key, params: AgreeKeyParams, *, slot: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard | int:
+        """Agree a key with the holder of a public key."""
+        return self._make(lambda id_: m.AgreeRequest(id_, params, slot), slot, key, timeout=timeout)
+
+    @overload
+    def import_key(
+        self, params: ImportKeyParams, material: Buffer, *, provider: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard: ...
+    @overload
+    def import_key(self, params: ImportKeyParams, material: Buffer, *, slot: str, timeout: Timeout = UNSET) -> int: ...
+    def import_key(
+        self,
+        params: ImportKeyParams,
+        material: Buffer,
+        *,
+        slot: str = "",
+        provider: str = "",
+        timeout: Timeout = UNSET,
+    ) -> CryptoResourceGuard | int:
+        """Take in a key that is known in the clear."""
+        data = octets(material)
+        return self._make(lambda: m.ImportRequest(params, data, slot, provider), slot, timeout=timeout)
+
+    @overload
+    def unwrap_key(
+        self, key: Key, params: UnwrapKeyParams, material: Buffer, *, timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard: ...
+    @overload
+    def unwrap_key(
+        self, key: Key, params: UnwrapKeyParams, material: Buffer, *, slot: str, timeout: Timeout = UNSET
+    ) -> int: ...
+    def unwrap_key(
+        self, key: Key, params: UnwrapKeyParams, material: Buffer, *, slot: str = "", timeout: Timeout = UNSET
+    ) -> CryptoResourceGuard | int:
+        """Unwrap a key that was wrapped under `key`. Raises DecryptionFailed whatever is wrong with it."""
+        data = octets(material)
+        return self._make(lambda id_: m.UnwrapRequest(id_, data, params, slot), slot, key, timeout=timeout)
+
+    def wrap_key(self, key: Key, wrapped: Key, params: WrapKeyParams, *, timeout: Timeout = UNSET) -> bytes:
+        """The key `wrapped`, encrypted under `key`. Raises ResourceError (NOT_TRANSFERABLE) where it may not leave."""
+        return self._perform(
+            m.WrapReply,
+            lambda id_, wrapped_id: m.WrapRequest(id_, wrapped_id, params),
+            key,
+            wrapped,
+            timeout=timeout,
+        ).material
+
+    def persist_key(self, slot: str, key: Key, *, timeout: Timeout = UNSET) -> int:
+        """Copy an ephemeral key into a slot: the number of its new version. The guard stays live."""
+        return self._perform(m.KeyReply, lambda id_: m.PersistRequest(id_, slot), key, timeout=timeout).version
+
+    def _make(
+        self, make: Callable[..., msgspec.Struct], slot: str, *keys: Key, timeout: Timeout
+    ) -> CryptoResourceGuard | int:
+        reply, connection = self._perform_where(m.KeyReply, make, *keys, timeout=timeout)
+        if slot:
+            return reply.version
+        if reply.resource is None:
+            raise WireError(Status.MALFORMED_FRAME, "The daemon made a key and did not say which.")
+        return CryptoResourceGuard(self, connection, reply.resource, reply.public_key)

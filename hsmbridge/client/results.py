@@ -1,0 +1,69 @@
+"""What operations give back: bytes that know which key version made them, and the parts of what has several."""
+
+from typing import Self
+
+import msgspec
+
+from hsmbridge.core.messages import EncryptReply
+
+
+class _VersionedBytes(bytes):
+    version: int
+
+    def __new__(cls, value: bytes, version: int) -> Self:
+        made = super().__new__(cls, value)
+        made.version = version
+        return made
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} bytes by key version {self.version}>"
+
+    def __getnewargs__(self) -> tuple[bytes, int]:  # type: ignore[override]  # bytes pickles by its value alone
+        return bytes(self), self.version
+
+
+class Signature(_VersionedBytes):
+    """A signature, ECDSA in DER: plain bytes with a `version`, the number of the key version that signed."""
+
+
+class Mac(_VersionedBytes):
+    """A message authentication code: plain bytes with a `version`, the number of the key version that made it."""
+
+
+class Ciphertext(msgspec.Struct, frozen=True):
+    """What an encryption yields; `decrypt` takes it whole.
+
+    Attributes:
+        version: the key version that encrypted.
+        nonce: nonce or initialisation vector; empty for public-key encryption.
+        ciphertext: as long as the plaintext for AEADs.
+        tag: the authentication tag; empty where the algorithm has none.
+    """
+
+    version: int
+    nonce: bytes
+    ciphertext: bytes
+    tag: bytes
+
+    @classmethod
+    def of(cls, reply: EncryptReply) -> Self:
+        return cls(reply.version, reply.nonce, reply.ciphertext, reply.tag)
+
+
+class Encapsulation(msgspec.Struct, frozen=True):
+    """A KEM ciphertext for the holder of the key pair, and the shared secret.
+
+    Attributes:
+        ciphertext: for the other side to decapsulate.
+        version: the key version that it belongs to.
+        secret: empty where it went into a slot.
+        slot_version: the version that it became there, else 0.
+    """
+
+    ciphertext: bytes
+    version: int
+    secret: bytes
+    slot_version: int
+
+    def __repr__(self) -> str:
+        return f"<Encapsulation of {len(self.ciphertext)} bytes by key version {self.version}>"

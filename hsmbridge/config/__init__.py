@@ -1,0 +1,35 @@
+"""The configuration of the daemon: its sections, reading it from TOML or JSON, and the secrets that it points at."""
+
+from hsmbridge.config.places import CONFIG_VARIABLE, default_config_file, default_state_directory
+from hsmbridge.config.reading import InvalidConfiguration, find_config, load_config, parse_config
+from hsmbridge.config.secrets import read_passphrase, read_pin
+from hsmbridge.config.sections import (
+    Config,
+    DaemonSection,
+    LogSection,
+    NamespaceSection,
+    ProviderSection,
+    StoreSection,
+)
+from hsmbridge.config.values import ByteSize, FileMode, expected
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ByteSize",
+    "Config",
+    "DaemonSection",
+    "FileMode",
+    "InvalidConfiguration",
+    "LogSection",
+    "NamespaceSection",
+    "ProviderSection",
+    "StoreSection",
+    "default_config_file",
+    "default_state_directory",
+    "expected",
+    "find_config",
+    "load_config",
+    "parse_config",
+    "read_passphrase",
+    "read_pin",
+]

@@ -1,0 +1,113 @@
+"""What must hold between settings, beyond the type of each."""
+
+import os
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from hsmbridge.client.socket_path import SOCKET_PATH_MAX
+from hsmbridge.config.sections import DEFAULT_ISOLATION, Config, ProviderSection
+from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.core.identifiers import check_name, check_principal, check_provider_name
+from hsmbridge.core.pkcs11_uri import parse_uri
+from hsmbridge.providers.registry import Isolation
+
+_MAX_FRAME = (64 << 10, 1 << 30)
+
+Problem = tuple[str, str, str]
+"""Section, key ("" for the section itself) and what is wrong, a clause that follows a colon."""
+
+
+def check_config(config: Config) -> Iterator[Problem]:
+    """Everything that is wrong with a configuration whose values have the right types."""
+    if not _MAX_FRAME[0] <= config.daemon.max_frame <= _MAX_FRAME[1]:
+        yield "daemon", "max_frame", f"it is 64KiB to 1GiB, not {config.daemon.max_frame}"
+    yield from _check_socket("daemon", "socket", config.socket)
+    yield from _check_store(config)
+    for name, provider in config.providers.items():
+        yield from _check_provider(config, name, provider)
+    for name, namespace in config.namespaces.items():
+        section = f"namespaces.{name}"
+        yield from _refusal(section, "", check_name, name, "namespace")
+        for principal in namespace.creators:
+            yield from _refusal(section, "creators", check_principal, principal)
+
+
+def _check_store(config: Config) -> Iterator[Problem]:
+    store = config.store
+    sources = _given(
+        passphrase_file=store.passphrase_file,
+        passphrase_fd=store.passphrase_fd,
+        passphrase_credential=store.passphrase_credential,
+    )
+    if store.protector == "keyfile":
+        for source in sources:
+            yield "store", source, 'it is only read where protector = "passphrase"'
+    elif store.key_file is not None:
+        yield "store", "key_file", 'it is only used where protector = "keyfile"'
+    if store.protector == "passphrase" and len(sources) != 1:
+        yield (
+            "store",
+            "protector",
+            f"give {'only ' if sources else ''}one of passphrase_file, passphrase_fd, passphrase_credential",
+        )
+    yield from _check_credential("store", "passphrase_credential", store.passphrase_credential)
+
+
+def _check_provider(config: Config, name: str, provider: ProviderSection) -> Iterator[Problem]:
+    section = f"providers.{name}"
+    yield from _refusal(section, "", check_provider_name, name)
+    if provider.scheme not in DEFAULT_ISOLATION or ":" not in provider.uri:
+        near = get_close_matches(provider.scheme, DEFAULT_ISOLATION, n=1)
+        hint = f'; did you mean "{near[0]}:"?' if near else ""
+        yield section, "uri", f'it begins with "software:", "pkcs11:" or "tpm:"{hint}'
+        return
+    if provider.scheme == "pkcs11":
+        yield from _refusal(section, "uri", parse_uri, provider.uri)
+    yield from _check_isolation(config, section, name, provider)
+    pins = _given(pin_file=provider.pin_file, pin_fd=provider.pin_fd, pin_credential=provider.pin_credential)
+    for source in pins if provider.scheme != "pkcs11" else ():
+        yield section, source, f"a {provider.scheme} provider takes no PIN"
+    if len(pins) > 1:
+        yield section, pins[1], f"one PIN is enough, and {pins[0]} names it"
+    yield from _check_credential(section, "pin_credential", provider.pin_credential)
+
+
+def _check_isolation(config: Config, section: str, name: str, provider: ProviderSection) -> Iterator[Problem]:
+    thread = config.isolation(name) is Isolation.THREAD
+    if provider.scheme == "software" and not thread:
+        yield section, "isolation", 'software keys live under the master key: write "thread"'
+    if provider.scheme == "tpm" and thread and config.daemon.workers > 1:
+        yield (
+            section,
+            "isolation",
+            f'a TPM has one owner, and there are {config.daemon.workers} workers: "process", or workers = 1',
+        )
+    if thread:
+        if provider.environment:
+            yield section, "environment", 'variables are set in a process of the provider\'s own: isolation = "process"'
+    else:
+        yield from _check_socket(section, "", config.providers_dir / f"{name}.sock")
+
+
+def _check_socket(section: str, key: str, path: Path) -> Iterator[Problem]:
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_MAX:
+        what = f"the path {path} has {length} bytes, and the kernel takes {SOCKET_PATH_MAX} for a socket"
+        yield section, key, f"{what}; choose a shorter runtime_dir or socket"
+
+
+def _check_credential(section: str, key: str, name: str | None) -> Iterator[Problem]:
+    if name is not None and (not name or "/" in name or name in {".", ".."} or "\0" in name):
+        yield section, key, "it is the name of a credential, not a path"
+
+
+def _given(**settings: object) -> list[str]:
+    return [name for name, value in settings.items() if value is not None]
+
+
+def _refusal(section: str, key: str, check: Callable[..., object], *arguments: str) -> Iterator[Problem]:
+    try:
+        check(*arguments)
+    except HsmBridgeError as problem:
+        yield section, key, problem.message.rstrip(".")

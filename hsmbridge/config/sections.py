@@ -1,0 +1,253 @@
+"""The settings, one frozen struct a section. The reference in docs/configuration.md is generated from these.
+
+Times are in seconds. A path that is not absolute starts at the folder of the configuration file. No setting holds
+a secret: they name where one is.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct, field
+
+from hsmbridge.client.socket_path import SOCKET_NAME, SOCKET_VARIABLE, runtime_directory
+from hsmbridge.config.places import default_state_directory
+from hsmbridge.config.values import ByteSize, FileMode
+from hsmbridge.providers.registry import MAX_THREADS, Isolation
+
+DEFAULT_ISOLATION: Final = {
+    "software": Isolation.THREAD,
+    "pkcs11": Isolation.PROCESS,
+    "tpm": Isolation.PROCESS,
+}
+"""Where a provider of each URI scheme runs unless its section says otherwise."""
+
+
+Descriptor = Annotated[int, Meta(ge=3)]
+"""A file descriptor that is none of the standard ones."""
+
+
+class _Section(Struct, frozen=True, kw_only=True):
+    pass
+
+
+class DaemonSection(_Section, frozen=True, kw_only=True):
+    """The daemon: where it listens, how many processes it has, what it takes."""
+
+    socket: Annotated[
+        Path | None,
+        Meta(description=f"The unix socket for clients. Unset: ${SOCKET_VARIABLE}, or {SOCKET_NAME} in `runtime_dir`."),
+    ] = None
+    socket_mode: Annotated[
+        FileMode,
+        Meta(
+            description="Who may connect. Every caller is known by its uid and sees only what access lists give it,"
+            ' so "0666" serves all users of the machine.'
+        ),
+    ] = FileMode(0o600)
+    runtime_dir: Annotated[
+        Path | None,
+        Meta(
+            description="Sockets and locks. Unset: /run/hsmbridge for root, otherwise hsmbridge in $XDG_RUNTIME_DIR,"
+            " or /tmp/hsmbridge-UID."
+        ),
+    ] = None
+    state_dir: Annotated[
+        Path | None,
+        Meta(
+            description="The store. Unset: /var/lib/hsmbridge for root, otherwise hsmbridge in $XDG_STATE_HOME"
+            " (~/.local/state)."
+        ),
+    ] = None
+    workers: Annotated[int, Meta(ge=1, le=256, description="Daemon processes on the one socket.")] = 1
+    max_frame: Annotated[
+        ByteSize, Meta(description="The most data in one call, from 64KiB to 1GiB; every worker may hold several.")
+    ] = ByteSize(16 << 20)
+    max_connections: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Connections that one worker serves at a time.")
+    ] = 1024
+    max_connections_per_principal: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Of those, how many one caller may have.")
+    ] = 256
+    max_in_flight: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Requests of one connection that are under way at a time; further ones wait in the socket.",
+        ),
+    ] = 128
+    default_timeout: Annotated[
+        float, Meta(ge=0.001, le=86_400, description="Deadline that the daemon tells clients to use by default.")
+    ] = 30.0
+    drain_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="How long a stopping worker finishes what is under way, and how long a provider's process"
+            " waits for a new supervisor.",
+        ),
+    ] = 10.0
+    durability: Annotated[
+        Literal["power-loss", "process-crash"],
+        Meta(
+            description="What nonce leases and remembered nonces survive. Slots and keys survive a loss of power"
+            " whatever this says."
+        ),
+    ] = "power-loss"
+
+
+class StoreSection(_Section, frozen=True, kw_only=True):
+    """The store of slots, and what protects its master key."""
+
+    url: Annotated[str | None, Meta(description="SQLAlchemy URL. Unset: store.sqlite in `state_dir` of [daemon].")] = (
+        None
+    )
+    protector: Annotated[
+        Literal["keyfile", "passphrase"],
+        Meta(description="How the master key is kept: under a key file that only its owner reads, or a passphrase."),
+    ] = "keyfile"
+    key_file: Annotated[
+        Path | None,
+        Meta(description="The key file; made when a new store is. Unset: master.key in `state_dir` of [daemon]."),
+    ] = None
+    passphrase_file: Annotated[
+        Path | None, Meta(description="A file that holds the passphrase; only its owner may read it.")
+    ] = None
+    passphrase_fd: Annotated[
+        Descriptor | None, Meta(description="A file descriptor, inherited by `hsmbridge serve`, to read it from.")
+    ] = None
+    passphrase_credential: Annotated[
+        str | None, Meta(description="The name of a systemd credential (LoadCredential=) that is the passphrase.")
+    ] = None
+
+
+class ProviderSection(_Section, frozen=True, kw_only=True):
+    """A back end that holds keys. NAME is what slots call it."""
+
+    uri: Annotated[
+        str,
+        Meta(
+            description='What and where: "software:", a PKCS#11 URI with its module'
+            ' ("pkcs11:token=web?module-path=/usr/lib/softhsm/libsofthsm2.so"), or "tpm:" and a TCTI'
+            ' ("tpm:device:/dev/tpmrm0").'
+        ),
+    ]
+    isolation: Annotated[
+        Isolation | None,
+        Meta(
+            description="In a process of its own, or on threads of every worker. Unset: process for PKCS#11 and TPM,"
+            " thread for software, which knows no other."
+        ),
+    ] = None
+    threads: Annotated[
+        int, Meta(ge=1, le=MAX_THREADS, description="Calls that one worker may have under way in it.")
+    ] = 4
+    sessions: Annotated[int, Meta(ge=1, le=1024, description="The most sessions that a token is asked for.")] = 8
+    srk_handle: Annotated[
+        Annotated[int, Meta(ge=0x81000000, le=0x81FFFFFF)] | None,
+        Meta(description="Persistent handle of a TPM's storage root key. Unset: 0x81000001."),
+    ] = None
+    pin_file: Annotated[
+        Path | None, Meta(description="A file that holds the token's user PIN; only its owner may read it.")
+    ] = None
+    pin_fd: Annotated[
+        Descriptor | None,
+        Meta(description="A file descriptor, inherited by `hsmbridge serve`, to read the PIN from."),
+    ] = None
+    pin_credential: Annotated[
+        str | None, Meta(description="The name of a systemd credential (LoadCredential=) that is the PIN.")
+    ] = None
+    environment: Annotated[
+        dict[str, str],
+        Meta(
+            description="Variables that the module reads, such as SOFTHSM2_CONF; set in the provider's own process"
+            " only. No place for secrets."
+        ),
+    ] = field(default_factory=dict)
+    drain_timeout: Annotated[
+        Annotated[float, Meta(ge=0, le=3600)] | None,
+        Meta(description="As in [daemon], for this provider's process. Unset: the same."),
+    ] = None
+
+    @property
+    def scheme(self) -> str:
+        """What stands before the URI's first colon, in lower case."""
+        return self.uri.partition(":")[0].lower()
+
+
+class NamespaceSection(_Section, frozen=True, kw_only=True):
+    """A namespace for slots beside the callers' own (uid-N)."""
+
+    creators: Annotated[
+        tuple[str, ...], Meta(description='Who may make slots in it, as principals: ["uid:1000"].')
+    ] = ()
+
+
+class LogSection(_Section, frozen=True, kw_only=True):
+    """The log, on standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages to write.")
+    ] = "info"
+    format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or lines for people.")] = (
+        "json"
+    )
+    audit_uses: Annotated[
+        bool, Meta(description="Write a line for every use of a key, not only for changes and refusals.")
+    ] = False
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """Everything that the daemon is told, checked."""
+
+    daemon: DaemonSection = DaemonSection()
+    store: StoreSection = StoreSection()
+    providers: dict[str, ProviderSection] = field(default_factory=dict)
+    namespaces: dict[str, NamespaceSection] = field(default_factory=dict)
+    log: LogSection = LogSection()
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where sockets and locks are."""
+        return self.daemon.runtime_dir or runtime_directory()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the store is by default."""
+        return self.daemon.state_dir or default_state_directory()
+
+    @property
+    def socket(self) -> Path:
+        """Where clients connect."""
+        return self.daemon.socket or self.runtime_dir / SOCKET_NAME
+
+    @property
+    def lock_file(self) -> Path:
+        """What a running supervisor holds locked."""
+        return self.runtime_dir / "supervisor.lock"
+
+    @property
+    def providers_dir(self) -> Path:
+        """Where the processes of providers have their sockets and locks."""
+        return self.runtime_dir / "providers"
+
+    @property
+    def store_url(self) -> str:
+        """Where the store is."""
+        return self.store.url or f"sqlite:///{self.state_dir / 'store.sqlite'}"
+
+    @property
+    def key_file(self) -> Path:
+        """The key file of the master key, where that is what protects it."""
+        return self.store.key_file or self.state_dir / "master.key"
+
+    def isolation(self, provider: str) -> Isolation:
+        """Where a provider runs."""
+        section = self.providers[provider]
+        return section.isolation or DEFAULT_ISOLATION[section.scheme]
+
+    def drain_timeout(self, provider: str) -> float:
+        """How long the process of a provider waits for a new supervisor, in seconds."""
+        own = self.providers[provider].drain_timeout
+        return self.daemon.drain_timeout if own is None else own
