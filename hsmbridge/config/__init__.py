@@ -1,8 +1,8 @@
-"""The configuration of the daemon: its sections, reading it from TOML or JSON, and the secrets that it points at."""
+"""The configuration of the daemon: its sections, reading it from TOML or JSON, and the secret that it points at."""
 
 from hsmbridge.config.places import CONFIG_VARIABLE, default_config_file, default_state_directory
 from hsmbridge.config.reading import InvalidConfiguration, find_config, load_config, parse_config
-from hsmbridge.config.secrets import read_passphrase, read_pin
+from hsmbridge.config.secrets import read_passphrase
 from hsmbridge.config.sections import (
     Config,
     DaemonSection,
@@ -31,5 +31,4 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_passphrase",
-    "read_pin",
 ]

@@ -165,10 +165,6 @@ class ProviderSection(_Section, frozen=True, kw_only=True):
             " only. No place for secrets."
         ),
     ] = field(default_factory=dict)
-    drain_timeout: Annotated[
-        Annotated[float, Meta(ge=0, le=3600)] | None,
-        Meta(description="As in [daemon], for this provider's process. Unset: the same."),
-    ] = None
 
     @property
     def scheme(self) -> str:
@@ -185,14 +181,11 @@ class NamespaceSection(_Section, frozen=True, kw_only=True):
 
 
 class LogSection(_Section, frozen=True, kw_only=True):
-    """The log, on standard error."""
+    """The log: one JSON object a line, on standard error."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe messages to write.")
     ] = "info"
-    format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or lines for people.")] = (
-        "json"
-    )
     audit_uses: Annotated[
         bool, Meta(description="Write a line for every use of a key, not only for changes and refusals.")
     ] = False
@@ -246,8 +239,3 @@ class Config(_Section, frozen=True, kw_only=True):
         """Where a provider runs."""
         section = self.providers[provider]
         return section.isolation or DEFAULT_ISOLATION[section.scheme]
-
-    def drain_timeout(self, provider: str) -> float:
-        """How long the process of a provider waits for a new supervisor, in seconds."""
-        own = self.providers[provider].drain_timeout
-        return self.daemon.drain_timeout if own is None else own

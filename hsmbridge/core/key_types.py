@@ -242,7 +242,7 @@ _ROWS: tuple[KeyType, ...] = (
     # Secrets to derive from: what an agreement or a KEM yields
     *(
         _secret(Family.SECRET, f"SECRET-{bits}", bits, 0x10, P.DERIVE | P.SIGN | P.VERIFY | _ANY)
-        for bits in (128, 256, 384, 512, 528)
+        for bits in (128, 256, 384, 448, 512, 528)
     ),
     # FIPS 204, RFC 9881
     *(

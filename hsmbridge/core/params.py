@@ -4,9 +4,12 @@ The six key-making structs and the typed KDF parameters; no opaque bytes. Sizes 
 otherwise. Building one with a value that cannot be right raises RequestError.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
-from hsmbridge.core.algorithms import Kind, algorithm
+from hsmbridge.core.algorithms import Scheme, algorithm
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.key_types import check_permissions_fit, key_type
 from hsmbridge.core.permissions import KeyOperationPermission, permissions_from_bits
@@ -113,9 +116,26 @@ class Argon2id(_KdfParameters, frozen=True, array_like=True, kw_only=True, tag="
 KdfParameters = Hkdf | Pbkdf2 | KbkdfCounter | X963 | Tls12Prf | Tls13ExpandLabel | Scrypt | Argon2id
 
 
+_SCHEME_OF: Mapping[type[KdfParameters], Scheme] = MappingProxyType(
+    {
+        Hkdf: Scheme.HKDF,
+        Pbkdf2: Scheme.PBKDF2,
+        KbkdfCounter: Scheme.KBKDF_COUNTER,
+        X963: Scheme.X963,
+        Tls12Prf: Scheme.TLS12_PRF,
+        Tls13ExpandLabel: Scheme.TLS13_EXPAND_LABEL,
+        Scrypt: Scheme.SCRYPT,
+        Argon2id: Scheme.ARGON2ID,
+    }
+)
+
+
 def _check_kdf(kdf: KdfParameters | None) -> None:
-    if kdf is not None and algorithm(kdf.algorithm).kind is not Kind.KDF:
-        raise RequestError(Status.INVALID_ARGUMENT, f"{kdf.algorithm} is not a key derivation function.")
+    if kdf is not None and algorithm(kdf.algorithm).scheme is not _SCHEME_OF[type(kdf)]:
+        raise RequestError(
+            Status.INVALID_ARGUMENT,
+            f"{kdf.algorithm} does not take {type(kdf).__name__} parameters: it is not {_SCHEME_OF[type(kdf)]}.",
+        )
 
 
 def _check_key(key_type_name: str, permissions: int) -> None:
@@ -151,7 +171,7 @@ class DeriveKeyParams(_KeyParameters, frozen=True, array_like=True, kw_only=True
 
 
 class AgreeKeyParams(_KeyParameters, frozen=True, array_like=True, kw_only=True):
-    """A key agreed with a peer (ECDH, X25519), through a KDF or, with none, the leading bytes of the raw secret.
+    """A key agreed with a peer (ECDH, X25519), through a KDF or, with none, the raw secret itself.
 
     Attributes:
         peer_public_key: SubjectPublicKeyInfo, DER.

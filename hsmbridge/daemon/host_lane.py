@@ -20,6 +20,7 @@ import structlog
 from hsmbridge.core import calls
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.engine.lanes import Ticket
+from hsmbridge.frontends.outbox import Outbox
 from hsmbridge.providers.host.messages import ATTACH_OPCODE, AttachReply, AttachRequest
 from hsmbridge.wire.codec import decode_body, decode_call_reply, decode_error, encode_call, encode_message
 from hsmbridge.wire.frames import Frame, FrameReader
@@ -162,11 +163,12 @@ class _HostConnection(asyncio.Protocol):
         pid, _, _ = _PEER_CREDENTIALS.unpack(
             peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
+        self._outbox = Outbox(self._loop, socket.socket(fileno=os.dup(peer.fileno())), self._transport.abort)
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError:  # it died between connecting and now; the end of the connection follows
             self._pidfd = -1
-        self._write(encode_message(ATTACH_OPCODE, 0, AttachRequest("daemon")))
+        self._outbox.send(encode_message(ATTACH_OPCODE, 0, AttachRequest("daemon")))
 
     def connection_lost(self, exc: Exception | None) -> None:
         failure = ProviderError(
@@ -174,6 +176,7 @@ class _HostConnection(asyncio.Protocol):
             f"Provider {self._lane.name} stopped during the call and is being restarted.",
             origin=repr(exc),
         )
+        self._outbox.close()
         self._forget_host()
         self._lane.lost(self)
         if not self.attached.done():
@@ -206,7 +209,7 @@ class _HostConnection(asyncio.Protocol):
         self._next_id = request_id % 0xFFFF_FFFF + 1
         self.under_way[request_id] = ticket
         try:
-            self._write(encode_call(request_id, ticket.call))
+            self._outbox.send(encode_call(request_id, ticket.call))
         except HsmBridgeError as problem:
             del self.under_way[request_id]
             ticket.resume(None, problem)
@@ -243,9 +246,6 @@ class _HostConnection(asyncio.Protocol):
             ticket.resume(None, reply)
         else:
             ticket.resume(reply, None)
-
-    def _write(self, frame: bytes) -> None:
-        self._transport.write(frame)
 
     def _forget_host(self) -> None:
         if self._pidfd >= 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
+from hsmbridge.core.identifiers import uid_principal
 from hsmbridge.core.protocols import Protector
 from hsmbridge.daemon.host_lane import HostLane
 from hsmbridge.daemon.lanes import ProviderLanes
@@ -215,6 +216,7 @@ class Worker:
             pid=os.getpid(),
             supervisor_pid=os.getppid(),
             workers=self._spec.workers,
+            operators=frozenset({uid_principal(0), uid_principal(os.geteuid())}),
             uptime=lambda: time.monotonic() - self._started,
             connections=lambda: counters.total(CONNECTIONS_COLUMN),
             provider_calls=lambda name: counters.total(self._calls_column(name)),

@@ -131,11 +131,14 @@ class SlotKeys:
         return view.stamp == self._stamp() and time.monotonic() < view.until
 
     def refresh(self, entry: SlotEntry) -> None:
-        """Make an entry current. Blocking.
+        """Make an entry current; one that is already costs nothing. Blocking.
 
         Raises:
             StoreError: STORE_TAMPERED, STORE_UNAVAILABLE; the entry stays as it was, and not current.
         """
+        if self.entry_is_current(entry):
+            # Of many calls that found it stale at once, only the first one reads.
+            return
         view, stamp, until = entry.view, self._stamp(), time.monotonic() + self._max_age
         if view.stamp:
             known = None if view.record is None else (view.record.id, view.record.revision)

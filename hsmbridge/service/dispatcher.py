@@ -206,7 +206,7 @@ class Dispatcher:
                 _entry(m.PingRequest, lambda s, r, k: ended(m.PingReply(r.payload))),
                 _entry(m.StatusRequest, lambda s, r, k: ended(information.status(s))),
                 _entry(m.ProvidersRequest, lambda s, r, k: ended(information.providers())),
-                _entry(m.DoctorRequest, lambda s, r, k: information.doctor()),
+                _entry(m.DoctorRequest, lambda s, r, k: information.doctor(s)),
                 _entry(m.ResolveRequest, lambda s, r, k: self._resolve(s, r)),
                 _entry(m.ReleaseRequest, lambda s, r, k: self._release_resource(s, r)),
                 _entry(m.SlotCreateRequest, lambda s, r, k: slots.create(s, r)),

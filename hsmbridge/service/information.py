@@ -14,12 +14,16 @@ from hsmbridge.storage.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonFacts:
-    """What only the composition root knows. Callables are asked anew each time."""
+    """What only the composition root knows. Callables are asked anew each time.
+
+    `operators` are the principals who are told of everybody's slots: root, and the daemon's own user.
+    """
 
     version: str
     pid: int
     supervisor_pid: int
     workers: int
+    operators: frozenset[str]
     uptime: Callable[[], float]
     connections: Callable[[], int]
     provider_calls: Callable[[str], int]
@@ -51,13 +55,15 @@ class Information:
     def providers(self) -> m.ProvidersReply:
         return m.ProvidersReply([self._provider(entry) for entry in self._catalogue.entries.values()])
 
-    def doctor(self) -> Steps[m.DoctorReply]:
+    def doctor(self, session: Session) -> Steps[m.DoctorReply]:
+        """The findings; of slots, and of what costs a walk over a token, only operators are told."""
         findings = [*self._store_findings(), *self._provider_findings()]
         try:
             yield from store(self._store.check)
             findings.append(m.Finding("ok", "store", "The slot store can be read and written."))
-            findings += yield from self._unfinished()
-            findings += yield from self._orphans()
+            if session.principal in self._facts.operators:
+                findings += yield from self._unfinished()
+                findings += yield from self._orphans()
         except HsmBridgeError as failure:
             findings.append(m.Finding("error", "store", failure.message))
         return m.DoctorReply(findings)

@@ -8,11 +8,18 @@ process ids, which are used again and mean nothing across containers, play no pa
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from hsmbridge.core.errors import Status, StoreError
+
+OPENING_TIMEOUT = 60.0
+"""Seconds that a process waits for another one that makes or migrates the store."""
+
+_POLL = 0.02
 _NAME_LENGTH = 32
 _STARTING = ".starting-"
 
@@ -69,14 +76,35 @@ class FileOwners:
 
 @contextmanager
 def opening(directory: Path) -> Iterator[None]:
-    """One process at a time makes or migrates the store. Blocks; raises OSError."""
+    """One process at a time makes or migrates the store.
+
+    Raises:
+        StoreError: STORE_UNAVAILABLE where another process does so for longer than `OPENING_TIMEOUT`.
+        OSError: the directory cannot be used.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _wait_for_lock(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _wait_for_lock(fd: int) -> None:
+    # flock(2) itself knows no deadline.
+    deadline = time.monotonic() + OPENING_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    Status.STORE_UNAVAILABLE, "Another process is opening the store and does not end; end it."
+                ) from None
+            time.sleep(_POLL)
+        else:
+            return
 
 
 def _enter(directory: Path) -> tuple[str, int]:

@@ -4,8 +4,10 @@ Pure conversions; a row that is no record (a state or a flag that does not exist
 happens where somebody edited it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
+
+import sqlalchemy as sa
 
 from hsmbridge.core.identifiers import KEY_ID_LENGTH, KeyId, QualifiedName
 from hsmbridge.core.lifecycle import KeyVersionState
@@ -25,7 +27,7 @@ from hsmbridge.storage.records import (
 _MICROSECONDS = 1_000_000
 
 
-def plain_row(row: Mapping[str, Value]) -> dict[str, Value]:
+def plain_row(row: sa.RowMapping) -> dict[str, Value]:
     """A row as it came from the database, with plain strings for column names."""
     return {str(name): value for name, value in row.items()}
 

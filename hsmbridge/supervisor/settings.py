@@ -15,6 +15,9 @@ SOCKET_NAME = "hsmbridge.sock"
 LOCK_NAME = "supervisor.lock"
 HOSTS_DIRECTORY = "providers"
 MAX_WORKERS = 256
+COUNTER_COLUMNS = 64
+"""Cells of each worker in the shared counters: store changes, connections, calls of each provider."""
+MAX_PROVIDERS = COUNTER_COLUMNS - 4
 
 # -P: the folder in which the daemon happens to be started is no place to import from.
 _PYTHON = (sys.executable, "-P", "-m")
@@ -66,10 +69,22 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
         for name in names:
             if names.count(name) > 1:
                 raise RequestError(Status.INVALID_CONFIGURATION, f"Two providers are called {name}.")
+        if len(names) > MAX_PROVIDERS:
+            raise RequestError(
+                Status.INVALID_CONFIGURATION,
+                f"One service has at most {MAX_PROVIDERS} providers; this has {len(names)}.",
+            )
         if not 1 <= self.workers <= MAX_WORKERS:
             raise RequestError(
                 Status.INVALID_CONFIGURATION, f"`workers` is 1 to {MAX_WORKERS}; this is {self.workers}."
             )
+
+    def __repr__(self) -> str:
+        # What the workers are told may hold the store's passphrase.
+        return f"{type(self).__name__}(runtime_dir={str(self.runtime_dir)!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("runtime_dir", str(self.runtime_dir))]
 
     @property
     def socket_path(self) -> Path:

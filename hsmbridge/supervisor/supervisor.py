@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 import structlog
@@ -25,12 +24,9 @@ from hsmbridge.supervisor.loop import EventLoop
 from hsmbridge.supervisor.notify import notify
 from hsmbridge.supervisor.pins import PinReader
 from hsmbridge.supervisor.places import listen, make_directory, take_lock
-from hsmbridge.supervisor.settings import LOCK_NAME, SupervisedProvider, SupervisorSettings
+from hsmbridge.supervisor.settings import COUNTER_COLUMNS, LOCK_NAME, SupervisedProvider, SupervisorSettings
 from hsmbridge.supervisor.workers import WorkerKeeper
 from hsmbridge.wire.codec import encode_body
-
-COUNTER_COLUMNS: Final = 64
-"""Cells of each worker in the shared counters: store changes, connections, calls of each provider."""
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +50,7 @@ class Supervisor:
         self._to_restart: list[WorkerKeeper] = []
         self._listener: socket.socket | None = None
         self._counters: SharedCounters | None = None
+        self._pins_told: dict[str, Pin | HsmBridgeError] = {}
         self._stopping = False
         self._stopped = False
 
@@ -76,6 +73,7 @@ class Supervisor:
         self._counters = SharedCounters.create(settings.workers, COUNTER_COLUMNS)
         for provider in settings.hosted():
             self._add_host(provider)
+        self._pins_told = self._worker_pins()
         for index in range(settings.workers):
             self._add_worker(index)
         notify("READY=1", f"MAINPID={os.getpid()}")
@@ -143,7 +141,8 @@ class Supervisor:
             else:
                 self._add_host(provider)
         self._broadcast()
-        if before.worker_spec != after.worker_spec or before.threaded() != after.threaded():
+        pins_before, self._pins_told = self._pins_told, self._worker_pins()
+        if before.worker_spec != after.worker_spec or pins_before != self._pins_told:
             self._to_restart = list(self._workers)
             self._restart_next()
 
@@ -183,6 +182,11 @@ class Supervisor:
     def _inheritance(self) -> tuple[dict[str, int], int]:
         if self._listener is None or self._counters is None:
             raise RuntimeError("workers are started after the socket is there")
+        shared = {"listen": self._listener.fileno(), "counters": self._counters.fd}
+        return shared, write_worker_spec(self._settings.worker_spec, self._worker_pins())
+
+    def _worker_pins(self) -> dict[str, Pin | HsmBridgeError]:
+        """The PINs of the providers inside the workers, or why one cannot be read."""
         pins: dict[str, Pin | HsmBridgeError] = {}
         for provider in self._settings.threaded():
             try:
@@ -192,8 +196,7 @@ class Supervisor:
             else:
                 if pin is not None:
                     pins[provider.spec.name] = pin
-        shared = {"listen": self._listener.fileno(), "counters": self._counters.fd}
-        return shared, write_worker_spec(self._settings.worker_spec, pins)
+        return pins
 
     def _host_changed(self) -> None:
         self._leaving = [host for host in self._leaving if not host.ended]

@@ -32,6 +32,7 @@ class Pinned:
     derives: tuple[str, ...]
     unchecked: tuple[str, ...]
     operations: Mapping[str, frozenset[KeyOperation]]
+    refuses: Mapping[str, tuple[str, ...]]
 
     def offers(self, row: Algorithm, *operations: KeyOperation) -> bool:
         return self.operations.get(row.name, frozenset()).issuperset(operations)
@@ -39,11 +40,12 @@ class Pinned:
     def key_types_for(self, row: Algorithm) -> tuple[KeyType, ...]:
         """Those that it can make, or take in the clear, for an algorithm."""
         there = dict.fromkeys((*self.key_types, *self.imports))
-        return tuple(key_type(name) for name in there if name in row.key_types)
+        refused = self.refuses.get(row.name, ())
+        return tuple(key_type(name) for name in there if name in row.key_types and name not in refused)
 
     def algorithms_for(self, row: KeyType, *operations: KeyOperation) -> list[Algorithm]:
         rows = (algorithm(name) for name in self.operations)
-        return [found for found in rows if found.takes(row) and self.offers(found, *operations)]
+        return [found for found in rows if row in self.key_types_for(found) and self.offers(found, *operations)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ PERMISSIONS: Mapping[Kind, P] = {
     Kind.KEY_AGREEMENT: P.DERIVE,
     Kind.KEM: P.ENCAPSULATE | P.DECAPSULATE,
     Kind.KDF: P.DERIVE,
+    Kind.KEY_WRAP: P.WRAP | P.UNWRAP,
 }
 """What a key is made for, by the kind of the algorithm that it is tried with."""
 
@@ -82,7 +85,7 @@ def _read() -> Mapping[str, Pinned]:
             algorithm(name).name: frozenset(KeyOperation(operation) for operation in operations)
             for name, operations in table.pop("algorithms").items()
         }
-        pinned[backend] = msgspec.convert({"backend": backend, "operations": rows, **table}, Pinned)
+        pinned[backend] = msgspec.convert({"backend": backend, "operations": rows, "refuses": {}, **table}, Pinned)
     return pinned
 
 

@@ -9,7 +9,7 @@ from hsmbridge.core.key_types import KEY_TYPES, KeyType, key_type
 from hsmbridge.core.params import Hkdf
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from tests.conformance.independent import derivation, keys, postquantum, spki
-from tests.conformance.pinned import PINNED, Case, cases, each
+from tests.conformance.pinned import Case, cases, each
 from tests.conformance.proof import matches, permissions_of
 from tests.conformance.rig import Key, Rig
 from tests.conformance.samples import flipped
@@ -36,13 +36,11 @@ def _expected(rig: Rig, case: Case) -> bytes:
     return derivation.agree(keys.private_key(case.key_type), rig.key(case).made.public_key)
 
 
-@each([case for case in cases(Kind.KEY_AGREEMENT, needs=AGREE) if PINNED[case.backend].agrees_secrets])
-def test_openssl_agrees_the_same_secret(rig: Rig, case: Case) -> None:
-    assert _secret(rig, case, rig.key(case), keys.public_key(case.key_type)) == _expected(rig, case)
-
-
-@each([case for case in cases(Kind.KEY_AGREEMENT, needs=AGREE) if not PINNED[case.backend].agrees_secrets])
-def test_a_secret_that_the_provider_keeps_is_not_told(rig: Rig, case: Case) -> None:
+@agreeing
+def test_an_agreed_secret_is_the_one_that_openssl_agrees_or_is_not_told(rig: Rig, case: Case) -> None:
+    if rig.pinned.agrees_secrets:
+        assert _secret(rig, case, rig.key(case), keys.public_key(case.key_type)) == _expected(rig, case)
+        return
     with pytest.raises(RequestError) as refusal:
         _secret(rig, case, rig.key(case), keys.public_key(case.key_type))
     assert refusal.value.status is Status.NOT_SUPPORTED

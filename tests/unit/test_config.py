@@ -24,11 +24,13 @@ from hsmbridge.config import (
     load_config,
     parse_config,
     read_passphrase,
-    read_pin,
 )
+from hsmbridge.config.service import supervisor_settings, worker_spec
 from hsmbridge.config.values import decode_value
 from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.core.secrets import Secret
 from hsmbridge.providers.registry import Isolation
+from hsmbridge.supervisor import PinSource
 
 FULL = """
 [daemon]
@@ -68,7 +70,7 @@ creators = ["uid:1000", "uid:0"]
 
 [log]
 level = "debug"
-format = "console"
+audit_uses = true
 """
 
 
@@ -100,7 +102,7 @@ def test_every_setting_is_read() -> None:
     assert config.providers["hsm1"].environment == {"SOFTHSM2_CONF": "/etc/softhsm2.conf"}
     assert config.providers["tpm"].srk_handle == 0x81000002
     assert config.namespaces["web"].creators == ("uid:1000", "uid:0")
-    assert config.log.format == "console"
+    assert config.log.audit_uses
 
 
 def test_the_same_in_json() -> None:
@@ -329,38 +331,38 @@ def secret_file(folder: Path, content: bytes, mode: int = 0o600) -> Path:
     return file
 
 
-def test_a_pin_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
-    for content in (b"1234", b"1234\n", b"1234\r\n"):
-        provider = ProviderSection(uri="pkcs11:token=a", pin_file=secret_file(tmp_path, content))
-        pin = read_pin(provider)
-        assert pin is not None
-        assert pin.reveal() == "1234"
+def passphrase_in(file: Path) -> StoreSection:
+    return StoreSection(protector="passphrase", passphrase_file=file)
 
 
-def test_a_provider_without_a_pin_has_none() -> None:
-    assert read_pin(ProviderSection(uri="pkcs11:token=a")) is None
+def test_a_passphrase_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
+    for content in (b"correct horse", b"correct horse\n", b"correct horse\r\n"):
+        passphrase = read_passphrase(passphrase_in(secret_file(tmp_path, content)))
+        assert passphrase is not None
+        assert passphrase.reveal() == b"correct horse"
+
+
+def test_a_store_without_a_passphrase_has_none() -> None:
+    assert read_passphrase(StoreSection()) is None
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_pin_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
-    provider = ProviderSection(uri="pkcs11:token=a", pin_file=secret_file(tmp_path, b"1234", mode))
+def test_a_passphrase_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(RequestError, match="mode 0600"):
-        read_pin(provider)
+        read_passphrase(passphrase_in(secret_file(tmp_path, b"correct horse", mode)))
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [(b"", "empty"), (b"12\n34\n", "line break"), (b"\xff\xfe", "UTF-8"), (b"x" * 5000, "more than 4096")],
-)
-def test_what_is_no_pin_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
-    provider = ProviderSection(uri="pkcs11:token=a", pin_file=secret_file(tmp_path, content))
+@pytest.mark.parametrize(("content", "why"), [(b"", "empty"), (b"\n", "empty"), (b"x" * 5000, "more than 4096")])
+def test_what_is_no_passphrase_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     with pytest.raises(RequestError, match=why):
-        read_pin(provider)
+        read_passphrase(passphrase_in(secret_file(tmp_path, content)))
 
 
-def test_a_pin_file_that_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_passphrase_file_that_is_missing_or_no_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
-        read_pin(ProviderSection(uri="pkcs11:token=a", pin_file=tmp_path / "missing"))
+        read_passphrase(passphrase_in(tmp_path / "missing"))
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_passphrase(passphrase_in(tmp_path))
 
 
 def test_a_passphrase_comes_from_a_file_descriptor_once() -> None:
@@ -376,11 +378,25 @@ def test_a_passphrase_comes_from_a_file_descriptor_once() -> None:
 
 
 def test_a_credential_is_read_where_systemd_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = ProviderSection(uri="pkcs11:token=a", pin_credential="secret")
+    store = StoreSection(protector="passphrase", passphrase_credential="secret")
     with pytest.raises(RequestError, match="LoadCredential"):
-        read_pin(provider)
-    secret_file(tmp_path, b"4321", 0o440)
+        read_passphrase(store)
+    secret_file(tmp_path, b"correct horse", 0o440)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    pin = read_pin(provider)
-    assert pin is not None
-    assert pin.reveal() == "4321"
+    passphrase = read_passphrase(store)
+    assert passphrase is not None
+    assert passphrase.reveal() == b"correct horse"
+
+
+def test_supervisor_and_workers_are_told_all_of_it() -> None:
+    config = parse(FULL)
+    settings = supervisor_settings(config, Secret(b"correct horse"))
+    assert settings.socket_path == config.socket
+    assert settings.socket_mode == 0o666
+    assert [provider.spec.name for provider in settings.hosted()] == ["hsm1", "tpm"]
+    assert settings.hosted()[0].pin == PinSource(credential="hsm1-pin")
+    told = worker_spec(config, Secret(b"correct horse"))
+    assert told.order == ("software", "hsm1", "tpm")
+    assert [spec.name for spec in told.in_process] == ["software"]
+    assert told.store.passphrase == b"correct horse"
+    assert "correct horse" not in repr(told)

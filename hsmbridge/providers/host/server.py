@@ -124,8 +124,14 @@ class HostServer:
                     self._stopping = True
         return self._drain()
 
+    def close(self) -> None:
+        """Free what a server holds that has served; a process that ends has no need of it."""
+        self._waker.close()
+        self._wakened.close()
+
     def _wake(self) -> None:
-        with suppress(BlockingIOError):
+        # A full socket wakes as well as one more byte; a closed one has nobody to wake.
+        with suppress(OSError):
             self._waker.send(b"\0")
 
     def _time_left(self) -> float | None:

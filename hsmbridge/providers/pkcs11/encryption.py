@@ -9,7 +9,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, Kind, Scheme
 from hsmbridge.core.calls import Encrypted
-from hsmbridge.core.errors import DecryptionFailed, RequestError, Status
+from hsmbridge.core.errors import DecryptionFailed, LimitError, RequestError, Status
 from hsmbridge.core.key_types import KeyType
 from hsmbridge.providers.pkcs11.errors import Cure, cure_for, is_refused_data
 from hsmbridge.providers.pkcs11.mechanisms import MGFS, hash_mechanism, mechanism_of, not_permitted
@@ -121,7 +121,7 @@ def _check_nonce(row: Algorithm, nonce: bytes, aad: bytes) -> None:
 def _check_fits(row: Algorithm, key_row: KeyType, plaintext: bytes) -> None:
     most = key_row.bits // 8 - 2 * ALGORITHMS[row.hash].output_size - 2
     if len(plaintext) > most:
-        raise RequestError(
-            Status.INVALID_ARGUMENT,
+        raise LimitError(
+            Status.DATA_TOO_LARGE,
             f"{row.name} under a key of type {key_row.name} takes at most {most} bytes, not {len(plaintext)}.",
         )

@@ -35,7 +35,8 @@ from hsmbridge.providers.pkcs11.sessions import TokenSessions
 from hsmbridge.providers.pkcs11.templates import Template
 
 _FIXED: tuple[Template, ...] = (
-    {Attribute.MODIFIABLE: False, Attribute.COPYABLE: False},
+    # In this order: SoftHSM's C_DeriveKey sets nothing more once it has set MODIFIABLE.
+    {Attribute.COPYABLE: False, Attribute.MODIFIABLE: False},
     {Attribute.MODIFIABLE: False},
     {},
 )
@@ -49,12 +50,14 @@ class Capabilities:
 
     Attributes:
         mechanisms: numbers of all that the token lists.
+        claimed: the algorithms that it offers.
         fixed: the attributes that make an object unchangeable, as far as the token takes them.
         wrapped_points: it wants a peer's point in an OCTET STRING.
     """
 
     description: Description
     mechanisms: frozenset[int]
+    claimed: frozenset[str]
     fixed: Template
     wrapped_points: bool
 
@@ -109,14 +112,11 @@ class _Trial:
     def capabilities(self, identity: TokenIdentity) -> Capabilities:
         try:
             self._fixed = self._try_fixed()
-            key_types = tuple(self._try_key_types())
+            key_types = set(self._try_key_types())
             self._wrapped_points = self._try_wrapped_points()
-            claims = tuple(
-                Claim(row.name, tuple(operation.value for operation in row.operations))
-                for row in ALGORITHMS.values()
-                if self._claims(row)
-            )
-            imports = tuple(row.name for row in KEY_TYPES.values() if self._imports(row))
+            claimed = [row for row in ALGORITHMS.values() if self._claims(row)]
+            key_types -= {row.name for row, key_row, keys in self._keys if not self._is_of_use(key_row, keys, claimed)}
+            imports = tuple(name for name in KEY_TYPES if name in key_types and self._imports(KEY_TYPES[name]))
             random = self._problem(lambda: self._session.generate_random(256)) == ""
         finally:
             for _, _, keys in self._keys:
@@ -128,13 +128,19 @@ class _Trial:
             token=identity,
             key_types=tuple(name for name in KEY_TYPES if name in key_types),
             imports=imports,
-            claims=claims,
+            claims=tuple(Claim(row.name, tuple(one.value for one in row.operations)) for row in claimed),
             random=random,
             lists=True,
             protection=Protection.TOKEN,
             notes=(*self._quirks.notes, *self._notes),
         )
-        return Capabilities(description, self._offered, self._fixed, self._wrapped_points)
+        return Capabilities(
+            description,
+            self._offered,
+            frozenset(row.name for row in claimed),
+            self._fixed,
+            self._wrapped_points,
+        )
 
     # --- key types -------------------------------------------------------------------------------------------------
 
@@ -202,6 +208,11 @@ class _Trial:
         if problem:
             self._notes.append(f"{row.name} is not offered: the token lists it, but answered {problem} when tried.")
         return not problem
+
+    def _is_of_use(self, key_row: KeyType, keys: KeyObjects, claimed: list[Algorithm]) -> bool:
+        """Whether some algorithm takes this very key: SoftHSM makes secrets that are too short for all that it has."""
+        fitting = [row for row in claimed if row.takes(key_row)]
+        return any(not self._problem(partial(_TRIALS[row.kind], self, row, key_row, keys)) for row in fitting)
 
     def try_signature(self, row: Algorithm, key_row: KeyType, keys: KeyObjects) -> None:
         plan = self._plans.plan(row, DEFAULT_SIGNATURE)

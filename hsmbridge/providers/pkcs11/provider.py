@@ -70,6 +70,8 @@ class Pkcs11Provider(Provider):
 
     def import_key(self, target: KeyTarget, format_: str, material: bytes) -> MadeKey:
         row = key_type(target.key_type)
+        if row.name not in self._can.description.imports:
+            raise RequestError(Status.NOT_SUPPORTED, f"The token cannot take in keys of type {row.name}.")
         return self._make(
             target, row, lambda seat: import_secret(seat.session, row, target, format_, material, self._can.fixed)
         )
@@ -108,7 +110,8 @@ class Pkcs11Provider(Provider):
         if handle is not None:
             self.unload(handle)
         if not run:
-            self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
+            with self._sessions.making:
+                self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
         elif self._sessions.is_this_run(run):
             self._sessions.run_ephemeral(lambda seat: remove_key(seat.session, key_id))
         self._sessions.forget(key_id)
@@ -188,11 +191,13 @@ class Pkcs11Provider(Provider):
 
     def digest(self, row: Algorithm, data: bytes) -> bytes:
         mechanism = mechanism_of(row)
-        if row.scheme is not Scheme.HASH or mechanism is None or mechanism not in self._can.mechanisms:
+        if row.scheme is not Scheme.HASH or mechanism is None or row.name not in self._can.claimed:
             raise RequestError(Status.NOT_SUPPORTED, f"The token cannot compute {row.name}.")
         return self._sessions.run(lambda seat: seat.session.digest(data, mechanism=mechanism))
 
     def random(self, length: int) -> bytes:
+        if length < 0:
+            raise RequestError(Status.INVALID_ARGUMENT, "A number of random bytes is not negative.")
         sizes = [RANDOM_CHUNK] * (length // RANDOM_CHUNK)
         if length % RANDOM_CHUNK:
             sizes.append(length % RANDOM_CHUNK)
@@ -216,7 +221,8 @@ class Pkcs11Provider(Provider):
         if target.ephemeral:
             public_key, run = self._sessions.run_ephemeral(attempt)
         else:
-            public_key, run = self._sessions.run(attempt, target.key_id), b""
+            with self._sessions.making:
+                public_key, run = self._sessions.run(attempt, target.key_id), b""
         reference = Reference(
             serial=self._sessions.serial,
             key_id=target.key_id,
@@ -247,6 +253,8 @@ class Pkcs11Provider(Provider):
         held = self._held.get(handle)
         if held is None:
             raise ProviderError(Status.HANDLE_UNKNOWN)
+        if row.name not in self._can.claimed:
+            raise RequestError(Status.NOT_SUPPORTED, f"The token does not offer {row.name}.")
         if held.row.name not in row.key_types:
             raise RequestError(Status.KEY_TYPE_MISMATCH, f"{row.name} does not take a key of type {held.row.name}.")
         return held

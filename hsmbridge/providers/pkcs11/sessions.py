@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
 from pkcs11 import Session, Token
@@ -35,6 +35,7 @@ from hsmbridge.providers.pkcs11.login import (
 )
 from hsmbridge.providers.pkcs11.objects import KeyObjects, find_key
 from hsmbridge.providers.pkcs11.pool import Seat, SessionPool
+from hsmbridge.providers.pkcs11.quirks import quirks_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -46,6 +47,7 @@ class TokenSessions:
 
     Attributes:
         module, token: where they are.
+        making: to be held while objects of the token are made or destroyed.
         serial, label: of the token that was opened; no other is ever used in its place.
     """
 
@@ -54,6 +56,7 @@ class TokenSessions:
         self.serial = serial_of(token)
         self.label = token.label
         self.token = token
+        self.making: AbstractContextManager[object] = threading.Lock() if quirks_of(token).one_maker else nullcontext()
         self._described = described(token)
         self._pin = pin
         self._refused: HsmBridgeError | None = None

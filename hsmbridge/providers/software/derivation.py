@@ -95,8 +95,9 @@ def _prepare(kdf: KdfParameters, row: Algorithm, length: int) -> _Derivation:
         case X963():
             return X963KDF(HASHES[row.hash], length, kdf.shared_info)
         case Scrypt():
-            if not 1 <= 128 * kdf.cost * kdf.block_size * kdf.parallelization <= MAX_SCRYPT_BYTES:
-                raise _outside("the bytes that scrypt goes through", 1, MAX_SCRYPT_BYTES)
+            spent = 128 * kdf.cost * kdf.block_size * kdf.parallelization
+            if min(kdf.cost, kdf.block_size, kdf.parallelization) < 1 or spent > MAX_SCRYPT_BYTES:
+                raise _outside("the bytes that scrypt goes through", 128, MAX_SCRYPT_BYTES)
             return scrypt.Scrypt(kdf.salt, length, kdf.cost, kdf.block_size, kdf.parallelization)
         case Tls13ExpandLabel():
             return HKDFExpand(HASHES[row.hash], length, _hkdf_label(kdf, length))

@@ -26,7 +26,7 @@ from hsmbridge.providers.tpm.device import Opened, Tpm
 from hsmbridge.providers.tpm.errors import base_code
 from hsmbridge.providers.tpm.held_keys import HeldKey, HeldKeys, Place
 from hsmbridge.providers.tpm.key_use import KeyUse, key_use
-from hsmbridge.providers.tpm.schemes import does, hash_id
+from hsmbridge.providers.tpm.schemes import hash_id
 from hsmbridge.providers.tpm.settings import TpmSettings
 from hsmbridge.providers.tpm.templates import fits, public_template
 
@@ -51,11 +51,16 @@ class TpmProvider(Provider):
         self._ephemeral: dict[bytes, tuple[bytes, bytes]] = {}
         """By key id: the reference, and the TSS2 PRIVATE KEY that it does not contain."""
         self._described: calls.Description | None = None
+        self._offered: frozenset[tuple[str, str]] = frozenset()
+        """Algorithm and operation, as described."""
 
     def describe(self) -> calls.Description:
         described = self._described
         if described is None or described.token.serial != self._tpm.serial:
             described = self._tpm.run(lambda opened: abilities.describe(opened.connection, opened.root, self._settings))
+            self._offered = frozenset(
+                (claim.algorithm, name) for claim in described.claims for name in claim.operations
+            )
             self._described = described
         return described
 
@@ -163,8 +168,7 @@ class TpmProvider(Provider):
     # Without keys
 
     def digest(self, row: Algorithm, data: bytes) -> bytes:
-        if not does(row, KeyOperation.DIGEST):
-            raise _not_offered(row, KeyOperation.DIGEST)
+        self._check_offered(row, KeyOperation.DIGEST)
         hash_ = hash_id(row)
         return self._tpm.run(lambda opened: sequences.digest(opened.esapi, hash_, data, opened.limits.input_buffer))
 
@@ -184,9 +188,14 @@ class TpmProvider(Provider):
 
     def _use(self, handle: int, row: Algorithm, operation: KeyOperation) -> KeyUse:
         key = self._keys.get(handle)
-        if not does(row, operation):
-            raise _not_offered(row, operation)
+        self._check_offered(row, operation)
         return key_use(self._tpm, key, row)
+
+    def _check_offered(self, row: Algorithm, operation: KeyOperation) -> None:
+        if self._described is None:
+            self.describe()
+        if (row.name, operation) not in self._offered:
+            raise RequestError(Status.NOT_SUPPORTED, f"This TPM cannot {operation} with {row.name}.")
 
     def _read(self, key_id: bytes, row: KeyType, reference: bytes, binding: bytes) -> HeldKey:
         decoded = references.decode(reference)
@@ -209,10 +218,6 @@ class TpmProvider(Provider):
         except StoreError:
             return  # no key of ours: there is nothing in a TPM that it could name
         self._tpm.run(lambda opened: references.check_same_tpm(parent_name, opened.root.name))
-
-
-def _not_offered(row: Algorithm, operation: KeyOperation) -> HsmBridgeError:
-    return RequestError(Status.NOT_SUPPORTED, f"A TPM cannot {operation} with {row.name} here.")
 
 
 def _load_verdict(failure: TSS2_Exception) -> HsmBridgeError | None:

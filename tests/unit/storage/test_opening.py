@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 
 from hsmbridge.core.errors import Status, StoreError
 from hsmbridge.keys.slots import Slots
-from hsmbridge.storage import schema, sqlite
+from hsmbridge.storage import owners, schema, sqlite
 from hsmbridge.storage.opening import open_store
 from hsmbridge.storage.protectors import KeyFileProtector
 from tests.unit.storage.opened import behind_its_back, create, database, name_of, new_slot, open_at
@@ -128,7 +128,7 @@ def without_write_access(directory: Path, act: Callable[[], object]) -> str:
             os.write(writer, b"nothing")
         except StoreError as refusal:
             os.write(writer, f"{refusal.status.name}: {refusal.message}".encode())
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - the child's outermost boundary
             os.write(writer, repr(failure).encode())
         finally:
             os._exit(0)
@@ -167,9 +167,13 @@ def test_a_damaged_store_is_refused_with_advice(tmp_path: Path) -> None:
         for page in range(1, 12):
             file.seek(4096 * page)
             file.write(os.urandom(2048))
-    with pytest.raises(StoreError) as refusal:
+
+    def read_everything() -> None:
         opened = open_at(tmp_path)
         opened.list_slots()
+
+    with pytest.raises(StoreError) as refusal:
+        read_everything()
     assert refusal.value.status is Status.STORE_UNAVAILABLE
     assert "damaged" in refusal.value.message
     assert "restore" in refusal.value.message
@@ -190,6 +194,27 @@ def test_a_locked_store_is_waited_for_and_then_refused(tmp_path: Path, monkeypat
     store.close()
 
 
+def test_a_store_that_somebody_is_opening_is_waited_for_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_at(tmp_path).close()
+    monkeypatch.setattr(owners, "OPENING_TIMEOUT", 0.1)
+    with owners.opening(tmp_path / "slots.db.owners"):
+        assert "is opening the store" in refused(tmp_path).message
+    open_at(tmp_path).close()
+
+
+def test_a_store_whose_master_key_could_not_be_kept_is_not_there_half_made(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    with pytest.raises(StoreError) as refusal:
+        open_store(f"sqlite:///{database(tmp_path)}", KeyFileProtector(keys / "store.key"))
+    assert refusal.value.status is Status.MASTER_KEY_UNAVAILABLE
+    with behind_its_back(tmp_path) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    keys.mkdir()
+    open_store(f"sqlite:///{database(tmp_path)}", KeyFileProtector(keys / "store.key")).close()
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     store = open_at(tmp_path)
     slots = Slots(store)
@@ -201,9 +226,13 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     sa.event.listen(store._database._engine, "connect", limit)
-    with pytest.raises(StoreError) as refusal:
+
+    def fill() -> None:
         for number in range(200):
             create(slots, new_slot(f"slot-{number}"))
+
+    with pytest.raises(StoreError) as refusal:
+        fill()
     assert refusal.value.status is Status.STORE_UNAVAILABLE
     assert "full" in refusal.value.message
     assert store.find(record.name) == record

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,9 @@ def test_a_changed_protected_form_is_refused_at_every_byte(tmp_path: Path) -> No
     for place in range(len(protected)):
         changed = bytearray(protected)
         changed[place] ^= 1
-        refused(lambda changed=changed: protector.recover(bytes(changed)))
+        refused(partial(protector.recover, bytes(changed)))
     for length in (0, 5, 12, len(protected) - 1):
-        refused(lambda length=length: protector.recover(protected[:length]))
+        refused(partial(protector.recover, protected[:length]))
 
 
 def test_the_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_something_else_in_the_place_of_the_key_file_is_refused(tmp_path: Path) 
     (tmp_path / "folder").mkdir(mode=0o700)
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in ("folder", "pipe"):
-        refused(lambda name=name: KeyFileProtector(tmp_path / name).recover(b"x" * 60))
+        refused(partial(KeyFileProtector(tmp_path / name).recover, b"x" * 60))
 
 
 @pytest.mark.parametrize("content", [b"", b"hsmbridge key file 1\n", b"hsmbridge key file 1\n" + b"g" * 64 + b"\n"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsmbridge.core.errors import KeyUseError, ResourceError, Status, StoreError
-from hsmbridge.core.identifiers import QualifiedName
+from hsmbridge.core.identifiers import KeyId, QualifiedName
 from hsmbridge.core.lifecycle import KeyVersionState
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy, Role
@@ -102,10 +102,7 @@ def test_a_slot_that_is_not_there_is_none(store: Store) -> None:
 
 def test_a_change_that_raises_changes_nothing(store: Store, slots: Slots) -> None:
     record = create(slots)
-    with pytest.raises(KeyUseError):
-        slots.revoke(record.id, 1) and slots.revoke(record.id, 1)
-    revoked = store.find(record.name)
-    assert revoked is not None
+    revoked = slots.revoke(record.id, 1)
     with pytest.raises(KeyUseError):
         slots.revoke(record.id, 1)
     assert store.find(record.name) == revoked
@@ -122,7 +119,7 @@ def test_the_store_refuses_changes_that_no_decision_may_make(store: Store, slots
         ),
         "a version lost": lambda slot: replace(slot, versions=()),
         "a version that begins active": lambda slot: replace(
-            slot, versions=(*slot.versions, replace(version, key_id=b"k" * 16, number=2))
+            slot, versions=(*slot.versions, replace(version, key_id=KeyId(b"k" * 16), number=2))
         ),
         "nobody administers": lambda slot: replace(slot, access=()),
         "younger than it was": lambda slot: replace(slot, generation=0),
@@ -158,6 +155,21 @@ def test_every_key_id_of_a_provider_is_known_even_of_destroyed_keys(store: Store
     assert store.key_ids("tpm") == set()
 
 
+def _attempt(
+    store: Store, name: str, record: SlotRecord | None, barrier: threading.Barrier, results: list[str]
+) -> None:
+    barrier.wait(timeout=10)
+    try:
+        if record is None:
+            create(Slots(store), new_slot(name))
+        else:
+            rotate(Slots(store), record)
+    except (ResourceError, KeyUseError) as refusal:
+        results.append(refusal.status.name)
+    else:
+        results.append("done")
+
+
 def race(store_a: Store, store_b: Store, act: str, rounds: int = 12) -> list[list[str]]:
     """What became of the same thing done at once through two stores, each round with a slot of its own."""
     outcomes: list[list[str]] = []
@@ -167,19 +179,10 @@ def race(store_a: Store, store_b: Store, act: str, rounds: int = 12) -> list[lis
         barrier = threading.Barrier(2)
         results: list[str] = []
 
-        def one(store: Store, name: str = name, record: SlotRecord | None = record) -> None:
-            barrier.wait(timeout=10)
-            try:
-                if record is None:
-                    create(Slots(store), new_slot(name))
-                else:
-                    rotate(Slots(store), record)
-            except (ResourceError, KeyUseError) as refusal:
-                results.append(refusal.status.name)
-            else:
-                results.append("done")
-
-        threads = [threading.Thread(target=one, args=(store,)) for store in (store_a, store_b)]
+        threads = [
+            threading.Thread(target=_attempt, args=(store, name, record, barrier, results))
+            for store in (store_a, store_b)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -255,7 +258,7 @@ def test_many_threads_may_use_one_store(store: Store, slots: Slots) -> None:
                 found = store.find(record.name)
                 assert found is not None
                 store.list_slots()
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - a thread's outermost boundary
             failures.append(failure)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]

@@ -98,7 +98,9 @@ def test_who_reaches_the_token_past_the_daemon_cannot_add_a_use(provider: Pkcs11
                 item[Attribute.DERIVE] = True
             with pytest.raises(pkcs11.PKCS11Error):
                 item.copy({Attribute.DERIVE: True})
-        assert [uses(half) for half in attributes(session, key.id).values()] == [set()] * (1 if name == "AES-256" else 2)
+        assert [uses(half) for half in attributes(session, key.id).values()] == [set()] * (
+            1 if name == "AES-256" else 2
+        )
     key.destroy(provider)
 
 
@@ -204,7 +206,11 @@ def test_a_half_made_pair_cannot_be_loaded_and_is_swept(
     pretended = generate(provider, "EC-P256")
     reference = msgspec.msgpack.decode(pretended.key.reference)
     reference[2] = target.key_id
-    half = Made(target, KEY_TYPES["EC-P256"], msgspec.structs.replace(pretended.key, reference=msgspec.msgpack.encode(reference)))
+    half = Made(
+        target,
+        KEY_TYPES["EC-P256"],
+        msgspec.structs.replace(pretended.key, reference=msgspec.msgpack.encode(reference)),
+    )
     with pytest.raises(ProviderError) as refusal:
         half.load(provider)
     assert refusal.value.status is Status.KEY_MATERIAL_MISSING

@@ -281,9 +281,9 @@ def test_a_tpm_that_stays_busy_is_given_up_in_bounded_time(tpm: TpmProvider) -> 
 
 def test_a_failure_of_the_tpm_itself_is_told_without_its_internals(tpm: TpmProvider) -> None:
     key = Key(tpm, "EC-P256", SIGNING)
-    with before(tpm, "sign", refusing(TPM2_RC.SENSITIVE, times=1000)) as calls:
-        with pytest.raises(ProviderError) as refused:
-            sign_and_verify(tpm, key)
+    broken = before(tpm, "sign", refusing(TPM2_RC.SENSITIVE, times=1000))
+    with broken as calls, pytest.raises(ProviderError) as refused:
+        sign_and_verify(tpm, key)
     assert refused.value.status is Status.PROVIDER_FAILED
     assert "0x155" in refused.value.origin
     assert "0x155" not in str(refused.value)

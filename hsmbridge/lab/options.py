@@ -1,0 +1,29 @@
+"""What can be chosen of a lab."""
+
+import msgspec
+
+from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.providers.registry import Isolation
+
+
+class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lab is to be.
+
+    Attributes:
+        workers: daemon processes.
+        isolation: of the providers softhsm and tpm; with THREAD, a TPM allows one worker only.
+        tpm: whether there is one.
+    """
+
+    workers: int = 1
+    isolation: Isolation = Isolation.PROCESS
+    tpm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise RequestError(Status.INVALID_ARGUMENT, "A lab needs at least one worker.")
+        if self.tpm and self.isolation is Isolation.THREAD and self.workers > 1:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                "A TPM has one owner: with isolation thread take one worker, or leave the TPM out.",
+            )

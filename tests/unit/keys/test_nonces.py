@@ -1,0 +1,162 @@
+"""Nonces: no pair of key version and nonce twice, in whatever process, thread or order."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from hsmbridge.core.errors import HsmBridgeError, KeyUseError, Status
+from hsmbridge.core.identifiers import KeyId, new_key_id
+from hsmbridge.core.policy import NoncePolicy
+from hsmbridge.keys import nonces
+from hsmbridge.keys.nonces import CallerNonces, NonceSequence, ServiceNonces
+from hsmbridge.storage.leases import MOST_ENCRYPTIONS
+from hsmbridge.storage.store import Store
+from tests.unit.storage.opened import open_at
+
+
+@pytest.fixture
+def key_id() -> KeyId:
+    return new_key_id()
+
+
+def take(service: ServiceNonces, key_id: KeyId, count: int, size: int = 12) -> list[bytes]:
+    """`count` nonces, leasing as the engine does."""
+    taken = []
+    for _ in range(count):
+        nonce = service.next(key_id, size)
+        while nonce is None:
+            service.lease(key_id)
+            nonce = service.next(key_id, size)
+        taken.append(nonce)
+    return taken
+
+
+def test_a_lease_comes_before_the_first_nonce(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    assert service.next(key_id, 12) is None
+    service.lease(key_id)
+    assert service.next(key_id, 12) is not None
+
+
+def test_nonces_are_an_epoch_and_a_counter_across_leases(store: Store, key_id: KeyId) -> None:
+    taken = take(ServiceNonces(store), key_id, 3000)
+    assert len({nonce[:8] for nonce in taken}) == 1
+    assert [int.from_bytes(nonce[8:], "big") for nonce in taken] == list(range(3000))
+
+
+def test_each_key_version_process_and_restart_has_an_epoch_of_its_own(tmp_path: Path, key_id: KeyId) -> None:
+    first, second = open_at(tmp_path), open_at(tmp_path)
+    epochs = set()
+    for store in (first, second, first):
+        service = ServiceNonces(store)
+        for key in (key_id, new_key_id()):
+            epochs.add(take(service, key, 1)[0][:8])
+    assert len(epochs) == 6
+    first.close()
+    second.close()
+
+
+def test_initialisation_vectors_are_random_and_paid_for(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    vectors = take(service, key_id, 100, size=16)
+    assert {len(vector) for vector in vectors} == {16}
+    assert len({vector[:8] for vector in vectors}) == 100
+    assert take(service, key_id, 1)[0][8:] == (100).to_bytes(4, "big"), "they count like any other"
+
+
+def test_no_nonce_twice_from_many_threads(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    taken: list[bytes] = []
+
+    def work() -> None:
+        taken.extend(take(service, key_id, 2000))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(taken) == len(set(taken)) == 8000
+
+
+def test_leases_begin_small_and_grow(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    take(service, key_id, 1)
+    assert store.lease_nonces(key_id, MOST_ENCRYPTIONS) == MOST_ENCRYPTIONS - 1024
+    other = new_key_id()
+    take(service, other, 1024 + 4096 + 1)
+    assert store.lease_nonces(other, MOST_ENCRYPTIONS) == MOST_ENCRYPTIONS - (1024 + 4096 + 16384)
+
+
+def test_a_key_version_ends_at_two_to_the_32_over_all_processes(tmp_path: Path, key_id: KeyId) -> None:
+    first, second = open_at(tmp_path), open_at(tmp_path)
+    first.lease_nonces(key_id, MOST_ENCRYPTIONS - 1500)
+    services = ServiceNonces(first), ServiceNonces(second)
+    assert len(take(services[0], key_id, 1024)) == 1024
+    assert len(take(services[1], key_id, 476)) == 476, "near the bound a lease is what is left"
+    for service in services:
+        with pytest.raises(KeyUseError) as refusal:
+            take(service, key_id, 1)
+        assert refusal.value.status is Status.KEY_ROTATION_REQUIRED
+    first.close()
+    second.close()
+
+
+def test_a_key_that_was_forgotten_begins_a_new_epoch(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    before = take(service, key_id, 1)[0]
+    service.forget(key_id)
+    service.forget(key_id)
+    assert service.next(key_id, 12) is None
+    assert take(service, key_id, 1)[0][:8] != before[:8]
+
+
+def test_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nonces, "_KEPT", 3)
+    service = ServiceNonces(store)
+    keys = [new_key_id() for _ in range(6)]
+    for key in keys:
+        take(service, key, 1)
+    assert [service.next(key, 12) is None for key in keys] == [True] * 3 + [False] * 3
+
+
+def test_the_counter_never_overflows() -> None:
+    sequence = NonceSequence.whole()
+    sequence.pay(5)
+    sequence._counter = MOST_ENCRYPTIONS - 1
+    last = sequence.next(12)
+    assert last is not None
+    assert last[8:] == b"\xff" * 4
+    assert sequence.next(12) is None
+    sequence.pay(100)
+    assert sequence.next(12) is None
+    assert sequence.next(16) is None
+
+
+@pytest.mark.parametrize(("policy", "third"), [(NoncePolicy.CALLER, True), (NoncePolicy.MONOTONIC, False)])
+def test_a_callers_nonce_is_taken_once(store: Store, key_id: KeyId, policy: NoncePolicy, third: bool) -> None:
+    caller = CallerNonces(store, limit=10)
+    caller.use(key_id, policy, (2).to_bytes(12, "big"))
+    with pytest.raises(KeyUseError) as refusal:
+        caller.use(key_id, policy, (2).to_bytes(12, "big"))
+    assert refusal.value.status is Status.NONCE_REUSED
+    if third:
+        caller.use(key_id, policy, (1).to_bytes(12, "big"))
+    else:
+        with pytest.raises(KeyUseError):
+            caller.use(key_id, policy, (1).to_bytes(12, "big"))
+
+
+def test_remembering_has_a_limit(store: Store, key_id: KeyId) -> None:
+    caller = CallerNonces(store, limit=1)
+    caller.use(key_id, NoncePolicy.CALLER, b"a" * 12)
+    with pytest.raises(KeyUseError) as refusal:
+        caller.use(key_id, NoncePolicy.CALLER, b"b" * 12)
+    assert refusal.value.status is Status.KEY_ROTATION_REQUIRED
+
+
+def test_a_caller_never_chooses_where_the_service_does(store: Store, key_id: KeyId) -> None:
+    with pytest.raises(HsmBridgeError) as refusal:
+        CallerNonces(store).use(key_id, NoncePolicy.SERVICE, b"a" * 12)
+    assert refusal.value.status is Status.INTERNAL
