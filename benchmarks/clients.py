@@ -45,7 +45,8 @@ def client_processes(count: int, socket: str, slot: str, algorithm: str) -> Iter
     def run(seconds: float) -> float:
         for end in ends:
             end.send(seconds)
-        return sum(end.recv() for end in ends) / seconds
+        counts: list[int] = [end.recv() for end in ends]
+        return sum(counts) / seconds
 
     try:
         yield run

@@ -21,8 +21,9 @@ from benchmarks.direct_tpm import direct_tpm_signer
 from benchmarks.measure import Result, compare, repeating
 from hsmbridge.client import CryptoStack, KeyOperationPermission
 from hsmbridge.lab.lab import Lab
-from hsmbridge.lab.places import LabOptions
+from hsmbridge.lab.options import LabOptions
 from hsmbridge.lab.rigs import SoftHsmToken, Swtpm
+from hsmbridge.providers.registry import Isolation
 
 SUITE = "core"
 P256 = "ECDSA-P256-SHA256"
@@ -97,7 +98,7 @@ def _softhsm_in_process(choice: Choice, direct: list[Callable[[], object]]) -> I
     case = "SoftHSM P-256, in-process"
     if case not in choice:
         return
-    with Lab.start(LabOptions(tpm=False, isolation="thread")) as lab, lab.stack() as stack:
+    with Lab.start(LabOptions(tpm=False, isolation=Isolation.THREAD)) as lab, lab.stack() as stack:
         slot = stack.slot(_slot(stack, "EC-P256", "softhsm", _SIGN))
         ours = repeating(lambda: slot.sign(P256, MESSAGE))
         yield compare(SUITE, case, ours, repeating(direct[0]), target=0.40, turns=choice.turns)

@@ -8,14 +8,14 @@ import pkcs11
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsmbridge.lab.rigs import SoftHsmToken
-from hsmbridge.providers.pkcs11.initialise import initialise_thread_safely
+from hsmbridge.providers.pkcs11.initialise import open_module
 
 
 def direct_softhsm_signers(rig: SoftHsmToken, message: bytes, count: int) -> list[Callable[[], object]]:
     """`count` P-256 signers over one key of a fresh token, each with a session of its own."""
     os.environ.update(rig.environment)
-    initialise_thread_safely(str(rig.module))
-    token = pkcs11.lib(str(rig.module)).get_token(token_label=rig.label)
+    # python-pkcs11 by itself initialises modules for one thread, and SoftHSM then crashes under several.
+    token = open_module(str(rig.module)).library.get_token(token_label=rig.label)
     anchor = token.open(rw=True, user_pin=rig.pin_file.read_text())
     parameters = anchor.create_domain_parameters(
         pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}, local=True
@@ -26,4 +26,6 @@ def direct_softhsm_signers(rig: SoftHsmToken, message: bytes, count: int) -> lis
 
 def _signer(session: pkcs11.Session, message: bytes) -> Callable[[], object]:
     key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label="direct")
+    if not isinstance(key, pkcs11.SignMixin):
+        raise TypeError("the token's private key does not sign")
     return lambda: key.sign(sha256(message).digest(), mechanism=pkcs11.Mechanism.ECDSA)

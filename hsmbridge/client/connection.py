@@ -31,7 +31,7 @@ from hsmbridge.core.errors import (
 from hsmbridge.core.identifiers import CryptoResourceId
 from hsmbridge.core.messages import KeyReply, ReleaseRequest
 from hsmbridge.core.operations import OPERATIONS
-from hsmbridge.wire.codec import decode_reply, encode_request
+from hsmbridge.wire.codec import decode_error, decode_reply, encode_request
 from hsmbridge.wire.frames import HEADER_SIZE, MAX_REQUEST_ID, Frame, FrameReader, body_limit, deadline_word
 
 SEND_TIMEOUT: Final = 30.0
@@ -67,7 +67,7 @@ class _Waiter:
             wake.release()
 
 
-STAY_AWAKE = float(__import__("os").environ.get("AWAKE","0.0001"))
+STAY_AWAKE = float(__import__("os").environ.get("AWAKE", "0.0001"))
 _RECEIVE_NOW = int(socket.MSG_DONTWAIT)
 
 
@@ -96,6 +96,8 @@ class Connection:
         self._followers: dict[int, LockType] = {}
         self.failure: HsmBridgeError | None = None
         self._patience = 0.0
+        self._last_sent = 0
+        self._cut_off = False
         self._stays_awake = False
         self.slots: dict[str, CryptoResourceId] = {}
         self.released: deque[CryptoResourceId] = deque()
@@ -115,13 +117,13 @@ class Connection:
             timeout: seconds that the daemon is told; the reply is waited for a little longer. None is no limit.
 
         Raises:
-            SafeToRepeat: the connection was dead before the first byte was sent.
+            SafeToRepeat: it died before the daemon had read all of the request.
             ConnectionLost: it died later; the daemon may have carried the request out.
             ProviderError: OPERATION_TIMED_OUT; the connection goes on, a late reply is dropped.
             LimitError: DATA_TOO_LARGE; nothing was sent.
             WireError: the daemon sent what is not this protocol; the connection is over.
         """
-        request_id = next(self._ids) & MAX_REQUEST_ID
+        request_id = self._new_id()
         frame = encode(request_id, body, _deadline_word(timeout))
         if len(frame) > self._frame_limit:
             raise LimitError(
@@ -140,6 +142,7 @@ class Connection:
             if self.released:
                 frame = self._release_frames() + frame
             self._waiting[request_id] = waiter
+            self._last_sent = request_id
             self._send(frame)
         try:
             if self._lead_lock.acquire(blocking=False) or self._follow(request_id, waiter, end):
@@ -148,6 +151,8 @@ class Connection:
             self._waiting.pop(request_id, None)
         outcome = waiter.outcome
         if not isinstance(outcome, Frame):
+            if self._cut_off and self._last_sent == request_id:
+                raise SafeToRepeat(Status.CONNECTION_LOST)
             raise _copy(outcome)
         return outcome
 
@@ -167,33 +172,44 @@ class Connection:
         self._lead_lock = allocate_lock()
         self._socket.close()
 
+    def _new_id(self) -> int:
+        # 0 is the daemon's, for what it says of the connection as a whole.
+        return next(self._ids) & MAX_REQUEST_ID or self._new_id()
+
     def _release_frames(self) -> bytes:
         frames = []
         while self.released:
             # Nobody waits for the answers: replies under an id that no call has are dropped.
-            frames.append(encode_request(next(self._ids) & MAX_REQUEST_ID, ReleaseRequest(self.released.popleft())))
+            frames.append(encode_request(self._new_id(), ReleaseRequest(self.released.popleft())))
         return b"".join(frames)
 
     def _send(self, frame: bytes) -> None:
         try:
             sent = self._socket.send(frame, socket.MSG_NOSIGNAL)
+            if sent != len(frame):
+                self._socket.sendall(memoryview(frame)[sent:], socket.MSG_NOSIGNAL)
         except OSError as problem:
-            # On a unix socket a failed send has put nothing into the queue.
-            self._fail(_lost(problem))
-            raise SafeToRepeat(Status.CONNECTION_LOST) from None
-        except BaseException:
-            self._fail(ConnectionLost(Status.CONNECTION_LOST))
-            raise
-        if sent == len(frame):
-            return
-        try:
-            self._socket.sendall(memoryview(frame)[sent:], socket.MSG_NOSIGNAL)
-        except OSError as problem:
-            raise _copy(self._fail(_lost(problem))) from None
+            if not isinstance(problem, BlockingIOError):
+                self._hear_last_words()
+            failure = self._fail(_lost(problem))
+            # A request that did not go out whole is not carried out.
+            raise (
+                SafeToRepeat(Status.CONNECTION_LOST) if isinstance(failure, ConnectionLost) else _copy(failure)
+            ) from None
         except BaseException:
             # A frame that was cut leaves no boundary for the next one.
             self._fail(ConnectionLost(Status.CONNECTION_LOST))
             raise
+
+    def _hear_last_words(self) -> None:
+        """Read what a daemon that closed the connection had said before: replies, or why it closed it."""
+        if not self._lead_lock.acquire(blocking=False):
+            return
+        try:
+            while self.failure is None:
+                self._receive(SEND_TIMEOUT)
+        finally:
+            self._lead_lock.release()
 
     def _follow(self, request_id: int, waiter: _Waiter, end: float | None) -> bool:
         """Wait until the call is settled (False) or the lead has come to this thread (True)."""
@@ -228,7 +244,9 @@ class Connection:
         try:
             while waiter.outcome is None:
                 if self.failure is not None:
-                    raise _copy(self.failure)
+                    # It failed before this call was among those that wait.
+                    waiter.settle(self.failure)
+                    return
                 self._receive(patience)
                 if waiter.outcome is None and end is not None:
                     patience = end - monotonic()
@@ -251,7 +269,7 @@ class Connection:
             for frame in self._reader.feed(data):
                 waiter = self._waiting.get(frame.request_id)
                 if waiter is None:
-                    self._give_back(frame)
+                    self._take_unasked(frame)
                     continue
                 if self._followers:
                     self._followers.pop(frame.request_id, None)
@@ -259,9 +277,11 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as problem:
-            raise _copy(self._fail(_lost(problem))) from None
+            # The kernel resets a connection whose last bytes the other end had not read.
+            self._cut_off = isinstance(problem, ConnectionResetError)
+            self._fail(_lost(problem))
         except HsmBridgeError as problem:
-            raise _copy(self._fail(problem)) from None
+            self._fail(problem)
         except BaseException:
             # An exception from a signal handler may have taken bytes with it.
             self._fail(ConnectionLost(Status.CONNECTION_LOST))
@@ -292,11 +312,13 @@ class Connection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
         self._patience = seconds
 
-    def _give_back(self, frame: Frame) -> None:
-        # The reply to a call that gave up waiting: a key that it made belongs to nobody.
+    def _take_unasked(self, frame: Frame) -> None:
+        if frame.request_id == 0 and frame.word:
+            raise decode_error(frame)
         row = OPERATIONS.get(frame.opcode)
         if row is None or row.response is not KeyReply or frame.word:
             return
+        # The reply to a call that gave up waiting: the key that it made belongs to nobody.
         reply = decode_reply(frame)
         if isinstance(reply, KeyReply) and reply.resource is not None:
             self.released.append(reply.resource)
@@ -312,7 +334,7 @@ class Connection:
 
 
 class SafeToRepeat(ConnectionLost):
-    """The connection is lost, and sending the request on another one does no harm, as when no byte of it was sent."""
+    """The connection is lost, and sending the request on another one does no harm, as when it was not read."""
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:
@@ -348,7 +370,11 @@ def _lost(problem: OSError | None) -> ConnectionLost:
 
 def _copy(failure: HsmBridgeError | None) -> HsmBridgeError:
     # Each thread raises an exception of its own: a traceback belongs to one.
-    return ConnectionLost(Status.CONNECTION_LOST) if failure is None else error(failure.status, failure.message)
+    return (
+        ConnectionLost(Status.CONNECTION_LOST)
+        if failure is None
+        else error(failure.status, failure.message, incident=failure.incident)
+    )
 
 
 def _timeval(seconds: float) -> bytes:

@@ -28,7 +28,7 @@ from hsmbridge.wire.frames import Frame, FrameReader
 PIPELINE_DEPTH = 2
 """Calls on one connection: one that the host works on, one that is there when it is done."""
 
-_LONG = (calls.GenerateCall, calls.ListCall, calls.DescribeCall, calls.LoadCall, calls.DestroyCall)
+_LONG = frozenset({calls.GenerateCall, calls.ListCall, calls.DescribeCall, calls.LoadCall, calls.DestroyCall})
 _PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
 
@@ -154,6 +154,7 @@ class _HostConnection(asyncio.Protocol):
         self._next_id = 1
         self._pidfd = -1
         self._abandoned = False
+        self._long_calls = 0
         self.under_way: dict[int, Ticket] = {}
         self.attached: asyncio.Future[AttachReply] = self._loop.create_future()
 
@@ -195,9 +196,7 @@ class _HostConnection(asyncio.Protocol):
 
     def takes_another(self) -> bool:
         """Whether a call may wait behind the one under way: only behind a short one."""
-        if len(self.under_way) >= PIPELINE_DEPTH:
-            return False
-        return not any(isinstance(ticket.call, _LONG) for ticket in self.under_way.values())
+        return self._long_calls == 0 and len(self.under_way) < PIPELINE_DEPTH
 
     def works_on(self, ticket: Ticket) -> bool:
         """Whether this call is the one that the host has in hand (dicts keep the order of sending)."""
@@ -208,10 +207,12 @@ class _HostConnection(asyncio.Protocol):
         request_id = self._next_id
         self._next_id = request_id % 0xFFFF_FFFF + 1
         self.under_way[request_id] = ticket
+        self._long_calls += type(ticket.call) in _LONG
         try:
             self._outbox.send(encode_call(request_id, ticket.call))
         except HsmBridgeError as problem:
             del self.under_way[request_id]
+            self._long_calls -= type(ticket.call) in _LONG
             ticket.resume(None, problem)
 
     def kill_host(self) -> None:
@@ -236,6 +237,7 @@ class _HostConnection(asyncio.Protocol):
         ticket = self.under_way.pop(frame.request_id, None)
         if ticket is None:
             return
+        self._long_calls -= type(ticket.call) in _LONG
         self._lane.answered()
         try:
             reply = decode_error(frame) if frame.word else decode_call_reply(type(ticket.call), frame.body)

@@ -30,6 +30,9 @@ Outcome = msgspec.Struct | HsmBridgeError
 """How one request of a batch ended."""
 
 Keys = tuple[AcquiredKey, ...]
+_FURTHER_CHECKED = frozenset({m.AgreeRequest})
+"""Requests whose algorithm follows from the key that they name."""
+
 _Handler = Callable[[Session, msgspec.Struct, Keys], Steps[msgspec.Struct]]
 _R = TypeVar("_R")
 
@@ -73,9 +76,14 @@ class Dispatcher:
         status = Status.OK
         version = 0
         try:
-            keys = yield from self._keys(session, operation, request)
-            reply = yield from self._handler(operation)(session, request, keys)
-            version = getattr(reply, "version", 0) if keys else 0
+            handler = self._handler(operation)
+            if operation.requires:
+                keys = self._keys_at_once(session, operation, request) or (
+                    yield from self._keys(session, operation, request)
+                )
+            reply = yield from handler(session, request, keys)
+            if keys:
+                version = getattr(reply, "version", 0)
             return reply
         except HsmBridgeError as failure:
             status = failure.status
@@ -122,11 +130,20 @@ class Dispatcher:
             yield from self._release(keys)
         return outcomes
 
+    def _keys_at_once(self, session: Session, operation: Operation, request: msgspec.Struct) -> Keys | None:
+        """The key of an ordinary request, without a step; None where there is more to it."""
+        if len(operation.requires) != 1 or type(request) in _FURTHER_CHECKED:
+            return None
+        requirement = operation.requires[0]
+        resource: CryptoResourceId = getattr(request, requirement.field)
+        version: int = getattr(request, "version", 0)
+        return self._access.acquire_at_once(session, resource, requirement.permission, _algorithm_of(request), version)
+
     def _keys(self, session: Session, operation: Operation, request: msgspec.Struct) -> Steps[Keys]:
         """The keys that a request names, checked against what the operation table requires."""
         if not operation.requires:
             return ()
-        row = _algorithm_of(request)
+        row = None if type(request) in _FURTHER_CHECKED else _algorithm_of(request)
         keys: Keys = ()
         for requirement in operation.requires:
             resource: CryptoResourceId = getattr(request, requirement.field)
@@ -243,10 +260,10 @@ def _entry(
 
 
 def _algorithm_of(request: msgspec.Struct) -> Algorithm | None:
-    if isinstance(request, m.DeriveRequest):
-        return algorithm(request.params.kdf.algorithm)
     name: str | None = getattr(request, "algorithm", None)
-    return None if name is None else algorithm(name)
+    if name is not None:
+        return algorithm(name)
+    return algorithm(request.params.kdf.algorithm) if isinstance(request, m.DeriveRequest) else None
 
 
 def _key_and_algorithm(request: msgspec.Struct) -> object:

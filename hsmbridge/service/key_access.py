@@ -9,7 +9,7 @@ from hsmbridge.engine.steps import Steps, store
 from hsmbridge.keys.access import AcquiredKey, SlotEntry, SlotKeys, acquire, candidates
 from hsmbridge.service.session import Session
 
-_SERVED_BY_ROTATED = USABLE[KeyVersionState.ROTATED]
+_TRIES_ROTATED = frozenset(bit for bit in P if bit in USABLE[KeyVersionState.ROTATED])
 
 
 class KeyAccess:
@@ -41,13 +41,29 @@ class KeyAccess:
 
         Raises as `hsmbridge.keys.access.acquire` does; RESOURCE_NOT_FOUND for an id that is not of this connection.
         """
+        acquired = self.acquire_at_once(session, resource, permission, row, version)
+        if acquired is None:
+            yield from self.make_current(session.resources.slot(resource))
+            acquired = self._of_slot(session, session.resources.slot(resource), permission, row, version)
+        return acquired
+
+    def acquire_at_once(
+        self, session: Session, resource: CryptoResourceId, permission: P, row: Algorithm | None, version: int = 0
+    ) -> tuple[AcquiredKey, ...] | None:
+        """As `acquire`, without a step; None where the slot has to be read first."""
+        if resource.kind is ResourceKind.KEY_SLOT:
+            entry = session.resources.slot(resource)
+            if not self._keys.entry_is_current(entry):
+                return None
+            return self._of_slot(session, entry, permission, row, version)
         if resource.kind is ResourceKind.KEY:
             return (session.resources.ephemeral.acquire(resource, permission, row),)
-        if resource.kind is not ResourceKind.KEY_SLOT:
-            raise ResourceError(Status.RESOURCE_NOT_FOUND)
-        entry = session.resources.slot(resource)
-        if not self._keys.entry_is_current(entry):
-            yield from store(lambda: self._keys.refresh(entry))
-        if permission in _SERVED_BY_ROTATED:
+        raise ResourceError(Status.RESOURCE_NOT_FOUND)
+
+    @staticmethod
+    def _of_slot(
+        session: Session, entry: SlotEntry, permission: P, row: Algorithm | None, version: int
+    ) -> tuple[AcquiredKey, ...]:
+        if permission in _TRIES_ROTATED:
             return candidates(entry, session.principal, permission, row, version)
         return (acquire(entry, session.principal, permission, row, version),)

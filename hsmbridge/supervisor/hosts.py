@@ -43,7 +43,8 @@ STOP_TIMEOUT: Final = STOP_PATIENCE + 5.0
 """Seconds that a host has to end after it was told to."""
 GOOD_RUN: Final = 1.0
 _CONTROL_BODY_MAX: Final = 4096
-_UNTIL_RELOAD: Final = frozenset({Status.PIN_INCORRECT, Status.PIN_LOCKED, Status.INVALID_CONFIGURATION})
+_PIN_REFUSED: Final = frozenset({Status.PIN_INCORRECT, Status.PIN_LOCKED})
+_UNTIL_RELOAD: Final = _PIN_REFUSED | {Status.INVALID_CONFIGURATION}
 """Trying again by itself would lock the token, or is pointless."""
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +86,9 @@ class HostKeeper:
         self._reader = FrameReader(_CONTROL_BODY_MAX, replies=True)
         self._timer: Timer | None = None
         self._reason: HsmBridgeError | None = None
+        self._tried: Pin | None = None
         self._replacing = False
+        self._reloaded = False
         self._stopping = False
         starting = self._unavailable("is being started")
         self.state = ProviderState(spec.name, available=False, status=starting.status, message=starting.message)
@@ -112,11 +115,17 @@ class HostKeeper:
         changed = spec.digest() != self.spec.digest()
         self.spec, self._read_pin = spec, read_pin
         self._back_off.reset()
-        if self._process is None and not self._stopping:
+        if self._stopping:
+            return
+        if self._process is None:
             self.start()
         elif changed:
             self._log.info("the configuration has changed; replacing the host")
             self._replace()
+        elif self._reason is not None:
+            self._replace()  # It has failed, and has not ended yet.
+        elif not self.state.available:
+            self._reloaded = True
 
     def stop(self) -> None:
         """End the host for good."""
@@ -134,7 +143,8 @@ class HostKeeper:
 
     def _start_host(self) -> None:
         try:
-            spec_fd = write_spec(self.spec, self._read_pin())
+            self._tried = self._read_pin()
+            spec_fd = write_spec(self.spec, self._tried)
         except HsmBridgeError as problem:
             self._failed(problem)
             return
@@ -175,6 +185,7 @@ class HostKeeper:
             self._connect_to_child()
         else:
             self._away(report.problem())
+            self._set_timer(STOP_TIMEOUT, lambda: self._hung("does not end"))
 
     def _connect_to_child(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -238,6 +249,7 @@ class HostKeeper:
         self._log.info("provider available", pid=reply.pid)
         self._back_off.up()
         self._reason = None
+        self._reloaded = False
         self._change(
             ProviderState(
                 self.spec.name,
@@ -264,7 +276,8 @@ class HostKeeper:
 
     def _hung(self, what: str) -> None:
         self._log.error("the host is killed", reason=what)
-        self._away(self._unavailable(f"is being restarted: its process {what}"))
+        if self._reason is None or self._reason.status not in _UNTIL_RELOAD:
+            self._away(self._unavailable(f"is being restarted: its process {what}"))
         if self._process is not None:
             self._process.send(signal.SIGKILL)
 
@@ -279,11 +292,23 @@ class HostKeeper:
             self._away(self._unavailable("is stopped"))
             self.ended = True
             self._on_change()
-        elif self._replacing:
+        elif self._replacing or self._outlived_its_reason():
             self._replacing = False
             self.start()
         else:
             self._failed(self._reason or self._unavailable(f"is being restarted: its process {ending(code)}"))
+
+    def _outlived_its_reason(self) -> bool:
+        """Whether a reload came while the host was starting, so that what it failed of may have been put right."""
+        reloaded, self._reloaded = self._reloaded, False
+        if not reloaded or self._reason is None:
+            return False
+        if self._reason.status not in _PIN_REFUSED:
+            return True
+        try:
+            return self._read_pin() != self._tried
+        except HsmBridgeError:
+            return True
 
     def _failed(self, reason: HsmBridgeError) -> None:
         """No host is there, for this reason. Try again later, unless only an operator can help."""

@@ -1,6 +1,7 @@
 """The client against a real daemon: what survives its death, guards, deadlines, children, many threads."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -100,6 +101,20 @@ def test_a_deadline_that_cannot_be_kept_is_told(hsmbridge_lab: Lab, stack: Crypt
     # The call was given up and its host with it; another one takes its place.
     hsmbridge_lab.wait_until_available()
     assert stack.sign(slot, SIGN, b"message")
+
+
+def test_nothing_is_lost_while_workers_are_stopped_in_order(hsmbridge_lab: Lab, stack: CryptoStack) -> None:
+    hsmbridge_lab.wait_until_available()
+    slot = new_slot(stack, "software", P.ENCRYPT | P.DECRYPT, "AES-256")
+    sealed = []
+    for _ in range(3):
+        worker = stack.status().pid
+        sealed += [stack.encrypt(slot, "AES-256-GCM", b"before") for _ in range(50)]
+        os.kill(worker, signal.SIGTERM)
+        # Encryption is never sent twice; each of these reaches exactly one worker.
+        sealed += [stack.encrypt(slot, "AES-256-GCM", b"after") for _ in range(200)]
+        assert stack.status().pid != worker
+    assert len({one.nonce for one in sealed}) == len(sealed) == 750
 
 
 def test_slots_outlive_the_daemon_and_guards_do_not(hsmbridge_lab: Lab, stack: CryptoStack) -> None:

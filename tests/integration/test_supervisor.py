@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def pin_file(rig: Rig, pin: str, mode: int = 0o600) -> Path:
     path.write_text(pin)
     path.chmod(mode)
     return path
+
+
+@contextmanager
+def service_manager(rig: Rig) -> Iterator[socket.socket]:
+    """What a service told with NOTIFY_SOCKET = "notify" in the rig's directory says."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as events:
+        events.bind(str(rig.root / "notify"))
+        events.settimeout(PATIENCE)
+        yield events
 
 
 def sign_at(state: dict[str, object]) -> calls.ProviderReply:
@@ -81,16 +91,14 @@ def test_a_host_keeps_no_specification_open_and_leaves_no_core_file(rig: Rig) ->
 
 
 def test_systemd_is_told_that_the_service_is_ready_reloads_and_stops(rig: Rig) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service_manager:
-        service_manager.bind(str(rig.root / "notify"))
-        service_manager.settimeout(PATIENCE)
+    with service_manager(rig) as events:
         rig.start(NOTIFY_SOCKET=str(rig.root / "notify"))
-        assert service_manager.recv(4096).split(b"\n")[0] == b"READY=1"
+        assert events.recv(4096).split(b"\n")[0] == b"READY=1"
         rig.reload()
-        assert service_manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-        assert service_manager.recv(4096) == b"READY=1"
+        assert events.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert events.recv(4096) == b"READY=1"
         assert rig.stop() == 0
-        assert service_manager.recv(4096) == b"STOPPING=1"
+        assert events.recv(4096) == b"STOPPING=1"
 
 
 # PINs
@@ -142,6 +150,43 @@ def test_a_wrong_pin_is_tried_once_and_again_only_after_a_reload(rig: Rig) -> No
     rig.reload()
     assert rig.available()["available"]
     assert len(starts.read_text().splitlines()) == 2
+
+
+def test_a_reload_while_a_host_with_a_wrong_pin_is_still_ending_is_not_lost(rig: Rig) -> None:
+    path = pin_file(rig, "wrong")
+    gate = rig.root / "gate"
+    os.mkfifo(gate)
+    environment = {"TOY_END_GATE": str(gate)}
+    rig.configure(providers=(toy(uri="toy:pin", pin=PinSource(file=str(path)), environment=environment),))
+    rig.start()
+    rig.unavailable(status=Status.PIN_INCORRECT)
+    path.write_text(RIGHT_PIN)
+    rig.reload()
+    assert rig.available()["available"]
+
+
+@pytest.mark.parametrize(("corrected", "starts_expected"), [(RIGHT_PIN, 2), ("wrong", 1)])
+def test_a_reload_while_a_host_is_starting_tries_again_only_another_pin(
+    rig: Rig, corrected: str, starts_expected: int
+) -> None:
+    path, gate, starts = pin_file(rig, "wrong"), rig.root / "gate", rig.root / "starts"
+    os.mkfifo(gate)
+    environment = {"TOY_OPEN_GATE": str(gate), "TOY_STARTS": str(starts)}
+    provider = toy(uri="toy:pin", pin=PinSource(file=str(path)), environment=environment)
+    rig.configure(providers=(provider,))
+    with service_manager(rig) as events:
+        rig.start(NOTIFY_SOCKET=str(rig.root / "notify"))
+        with gate.open("wb"):
+            path.write_text(corrected)
+            rig.reload()
+            for _ in range(3):  # ready, reloading, ready again
+                events.recv(4096)
+        rig.unavailable(status=Status.PIN_INCORRECT)
+        if starts_expected == 2:
+            with gate.open("wb"):
+                pass
+            assert rig.available()["available"]
+    assert len(starts.read_text().splitlines()) == starts_expected
 
 
 def test_a_pin_file_that_others_can_read_is_refused_without_naming_its_path_to_clients(rig: Rig) -> None:
@@ -376,16 +421,14 @@ def test_a_reload_with_another_worker_specification_restarts_the_workers(rig: Ri
 
 
 def test_a_configuration_that_cannot_be_used_changes_nothing(rig: Rig) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service_manager:
-        service_manager.bind(str(rig.root / "notify"))
-        service_manager.settimeout(PATIENCE)
+    with service_manager(rig) as events:
         rig.start(NOTIFY_SOCKET=str(rig.root / "notify"))
         before = rig.available()
         (rig.root / "settings.json").write_text("{")
         rig.reload()
         # READY, RELOADING, READY again: the reload is over.
         for _ in range(3):
-            service_manager.recv(4096)
+            events.recv(4096)
     assert rig.available() == before
     assert "the configuration was not reloaded" in rig.log.read_text()
 

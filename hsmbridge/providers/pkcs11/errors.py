@@ -74,7 +74,7 @@ _ROWS: Mapping[type[PKCS11Error], tuple[Status, str]] = MappingProxyType(
     }
 )
 
-REFUSED_DATA: frozenset[type[PKCS11Error]] = frozenset(
+_REFUSED_DATA: frozenset[type[PKCS11Error]] = frozenset(
     {
         # SoftHSM answers CKR_GENERAL_ERROR to a wrong GCM tag, to bad padding and to a signature out of range.
         ck.GeneralError,
@@ -126,7 +126,7 @@ def cure_for(failure: PKCS11Error) -> Cure:
 
 def is_refused_data(failure: PKCS11Error) -> bool:
     """Whether the token says with this that a ciphertext or a signature is wrong."""
-    return type(failure) in REFUSED_DATA or ckr_name(failure) == "CKR_AEAD_DECRYPT_FAILED"
+    return type(failure) in _REFUSED_DATA or ckr_name(failure) == "CKR_AEAD_DECRYPT_FAILED"
 
 
 def translated(failure: PKCS11Error, token: str) -> HsmBridgeError:

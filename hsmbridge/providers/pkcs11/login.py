@@ -137,9 +137,9 @@ def _tries_left(token: Token) -> str:
     if flags & TokenFlag.USER_PIN_LOCKED:
         return " It is locked now; its security officer must set a new PIN."
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
-        return " ONE try is left: another wrong PIN locks the token. It is not tried again by itself."
+        return " Only one try is left: another wrong PIN locks the token. Correct it before you reload."
     if flags & TokenFlag.USER_PIN_COUNT_LOW:
-        return " The token counts wrong PINs, and this was not the first. It is not tried again by itself."
+        return " The token counts wrong PINs, and locks after too many. Correct it and reload."
     return " Correct it and reload. It is not tried again by itself."
 
 
@@ -160,11 +160,8 @@ def _wanted(settings: Pkcs11Settings) -> str:
         (settings.manufacturer, "by"),
         (settings.model, "of model"),
     )
-    return (
-        "token " + " and ".join(f"{word} {value!r}" for value, word in told if value)
-        if any(value for value, _ in told)
-        else "initialised token"
-    )
+    named = [f"{word} {value!r}" for value, word in told if value]
+    return f"token {' and '.join(named)}" if named else "initialised token"
 
 
 def _there(present: list[Token]) -> str:

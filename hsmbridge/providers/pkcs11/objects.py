@@ -11,6 +11,7 @@ from pkcs11 import Attribute, Object, PrivateKey, PublicKey, SecretKey, Session
 from pkcs11.exceptions import ObjectHandleInvalid
 
 from hsmbridge.core.errors import ProviderError, Status
+from hsmbridge.core.identifiers import KEY_ID_LENGTH
 from hsmbridge.providers.pkcs11.templates import LABEL_PREFIX, Template
 
 
@@ -85,7 +86,7 @@ def list_key_ids(session: Session) -> list[bytes]:
     for item in _objects(session, {Attribute.TOKEN: True}):
         if _is_ours(item):
             ids[bytes(item[Attribute.ID])] = None
-    return list(ids)
+    return [key_id for key_id in ids if len(key_id) == KEY_ID_LENGTH]
 
 
 def _objects(session: Session, template: Template) -> list[Object]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import Attribute, Mechanism, Session
@@ -38,7 +39,6 @@ _FIXED: tuple[Template, ...] = (
     # In this order: SoftHSM's C_DeriveKey sets nothing more once it has set MODIFIABLE.
     {Attribute.COPYABLE: False, Attribute.MODIFIABLE: False},
     {Attribute.MODIFIABLE: False},
-    {},
 )
 _TRIED = P.SIGN | P.VERIFY | P.ENCRYPT | P.DECRYPT | P.DERIVE
 _SAMPLE = b"hsmbridge tries what the token says"
@@ -90,9 +90,7 @@ def identity_of(sessions: TokenSessions) -> TokenIdentity:
         model=token.model,
         firmware=".".join(str(part) for part in token.firmware_version),
     )
-    return TokenIdentity(
-        identity.label, identity.serial, identity.manufacturer, identity.model, identity.firmware, token_uri(identity)
-    )
+    return msgspec.structs.replace(identity, uri=token_uri(identity))
 
 
 class _Trial:
@@ -145,25 +143,22 @@ class _Trial:
     # --- key types -------------------------------------------------------------------------------------------------
 
     def _try_fixed(self) -> Template:
-        row = KEY_TYPES["AES-128"]
-        if row.key_gen not in self._offered:
-            return _FIXED[0]
+        quick = [row for row in self._offered_key_types() if row.family is not Family.RSA]
         for template in _FIXED:
-            if not self._problem(partial(self._make_and_discard, row, template)):
-                if not template:
-                    self._notes.append("The token does not take CKA_MODIFIABLE: its PIN lets change what keys may do.")
+            if quick and not self._problem(partial(self._make_and_discard, quick[0], template)):
                 return template
+        self._notes.append("The token does not take CKA_MODIFIABLE: who has its PIN can change what keys may do.")
         return {}
 
+    def _offered_key_types(self) -> list[KeyType]:
+        return [row for row in KEY_TYPES.values() if row.key_gen in self._offered]
+
     def _try_key_types(self) -> Iterator[str]:
-        rsa: list[KeyType] = []
-        for row in KEY_TYPES.values():
-            if row.key_gen not in self._offered:
-                continue
-            if row.family is Family.RSA:
-                rsa.append(row)
-            elif not self._problem(partial(self._keep, row, row)):
+        rows = self._offered_key_types()
+        for row in rows:
+            if row.family is not Family.RSA and not self._problem(partial(self._keep, row, row)):
                 yield row.name
+        rsa = [row for row in rows if row.family is Family.RSA]
         if rsa:
             yield from self._try_rsa(rsa)
 

@@ -80,7 +80,7 @@ class Pkcs11Provider(Provider):
         known = self._by_id.get(key_id)
         if known is not None:
             held = self._held.get(known)
-            if held is not None and held.is_as(row, reference):
+            if held is not None and held.is_as(row, reference) and not held.ephemeral:
                 return known
         told = self._reference(key_id, row, reference)
         if told.run and not self._sessions.is_this_run(told.run):

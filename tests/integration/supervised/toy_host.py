@@ -1,4 +1,8 @@
-"""A real provider host over the toy provider. Each start leaves a line in the file that TOY_STARTS names."""
+"""A real provider host over the toy provider.
+
+Each start leaves a line in the file that TOY_STARTS names. It waits for a writer of the FIFO TOY_OPEN_GATE before it
+opens the provider, and of TOY_END_GATE before it ends after a failure.
+"""
 
 import os
 import sys
@@ -9,9 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.base import Provider
-from hsmbridge.providers.host.process import run
+from hsmbridge.providers.host.process import main
 from hsmbridge.providers.registry import ProviderSpec
 from tests.unit.host.toy_provider import open_toy
+
+
+def wait_at(gate: str) -> None:
+    if path := os.environ.get(gate):
+        Path(path).read_bytes()
 
 
 def opener(spec: ProviderSpec, pin: Pin | None) -> Provider:
@@ -19,6 +28,7 @@ def opener(spec: ProviderSpec, pin: Pin | None) -> Provider:
     if starts := os.environ.get("TOY_STARTS"):
         with Path(starts).open("a") as file:
             file.write(f"{os.getpid()}\n")
+    wait_at("TOY_OPEN_GATE")
     if spec.uri == "toy:crash":
         os.abort()
     if spec.uri == "toy:hang":
@@ -27,4 +37,7 @@ def opener(spec: ProviderSpec, pin: Pin | None) -> Provider:
 
 
 if __name__ == "__main__":
-    run(opener=opener)
+    status = main(opener=opener)
+    if status:
+        wait_at("TOY_END_GATE")
+    os._exit(status)

@@ -19,6 +19,7 @@ import msgspec
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, ResourceError, SignatureInvalid, Status
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
+from hsmbridge.core.operations import HELLO_OPCODE
 from hsmbridge.wire.codec import (
     decode_batch,
     decode_request,
@@ -48,13 +49,21 @@ class Peer:
         self.released: list[CryptoResourceId] = []
         self.held: list[Frame] = []
         self.requests: list[msgspec.Struct] = []
+        self.finishing = False
 
     def serve(self) -> None:
         reader = FrameReader(body_limit(self.daemon.max_frame))
         with self.socket, suppress(OSError, HangUp):
+            if self.daemon.refusal is not None:
+                self.socket.sendall(encode_error(0, HELLO_OPCODE, self.daemon.refusal))
+                return
             while data := self.socket.recv(65536):
                 for frame in reader.feed(data):
                     self._serve(frame)
+                if self.finishing:
+                    # Until something comes, which is left unread.
+                    self.socket.recv(1, socket.MSG_PEEK)
+                    return
 
     def answer(self, frame: Frame, reply: msgspec.Struct) -> None:
         self.socket.sendall(encode_reply(frame.request_id, frame.opcode, reply))
@@ -129,6 +138,7 @@ class EchoDaemon:
         self.deadlines: list[int] = []
         self.waiting = threading.Semaphore(0)
         self.answers: dict[type[msgspec.Struct], Answer] = dict(_ANSWERS)
+        self.refusal: HsmBridgeError | None = None
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
 

@@ -11,7 +11,7 @@ import pytest
 from hsmbridge.client import CryptoStack, GenerateKeyParams, KeyOperationPermission
 from hsmbridge.core import messages as m
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
-from hsmbridge.errors import ConnectionLost, ResourceError, Status, WireError
+from hsmbridge.errors import ConnectionLost, LimitError, ResourceError, Status, WireError
 from tests.unit.client.echo_daemon import EchoDaemon, Peer, hang_up, signature_of
 
 SIGN = "ECDSA-P256-SHA256"
@@ -32,6 +32,31 @@ def test_a_request_that_was_not_sent_goes_out_on_a_new_connection(stack: CryptoS
     daemon.start()
     stack.encrypt("web", "AES-256-GCM", b"once")
     assert daemon.requests(m.EncryptRequest) == 1
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_request_that_a_stopping_daemon_left_unread_goes_out_on_a_new_connection(
+    stack: CryptoStack, daemon: EchoDaemon, size: int
+) -> None:
+    def finish(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        peer.finishing = True
+        return m.PingReply()
+
+    daemon.answers[m.PingRequest] = finish
+    stack.ping()
+    assert stack.encrypt("web", "AES-256-GCM", b"x" * size).ciphertext == b"x" * size
+    assert daemon.requests(m.EncryptRequest) == 1
+    assert len(daemon.peers) == 2
+
+
+def test_why_the_daemon_refuses_a_connection_is_told(stack: CryptoStack, daemon: EchoDaemon) -> None:
+    daemon.refusal = LimitError(Status.TOO_MANY_CONNECTIONS, "The daemon has as many connections as it takes.")
+    for _ in range(20):
+        with pytest.raises(LimitError, match="as many connections as it takes") as caught:
+            stack.ping()
+        assert caught.value.status is Status.TOO_MANY_CONNECTIONS
+    daemon.refusal = None
+    assert stack.ping(b"x") == b"x"
 
 
 def test_a_request_that_does_no_harm_is_sent_again_once(stack: CryptoStack, daemon: EchoDaemon) -> None:

@@ -347,6 +347,20 @@ def test_a_full_token_says_so(faulty: Pkcs11Provider, faulty_module: FaultyModul
         generate(faulty, "AES-128")
 
 
+def test_a_key_is_looked_for_once_however_often_it_is_used(faulty: Pkcs11Provider, faulty_module: FaultyModule) -> None:
+    others = [generate(faulty, "AES-128") for _ in range(20)]
+    key = generate(faulty, "EC-P256")
+    handle = key.load(faulty)
+    faulty.sign(handle, ECDSA, b"", DEFAULT_SIGNATURE)
+    functions = ("C_FindObjectsInit", "C_FindObjects", "C_GetAttributeValue", "C_OpenSession", "C_SignInit")
+    before = [faulty_module.calls(name) for name in functions]
+    for _ in range(50):
+        faulty.sign(key.load(faulty), ECDSA, b"", DEFAULT_SIGNATURE)
+    assert [faulty_module.calls(name) - then for name, then in zip(functions, before, strict=True)] == [0, 0, 0, 0, 50]
+    for one in (key, *others):
+        one.destroy(faulty)
+
+
 def test_a_handle_that_went_stale_is_found_again(faulty: Pkcs11Provider, faulty_module: FaultyModule) -> None:
     key = generate(faulty, "EC-P256")
     handle = key.load(faulty)

@@ -1,5 +1,7 @@
 """Which token, which PIN, and what is said where they are wrong."""
 
+import ctypes
+import mmap
 from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
@@ -10,7 +12,7 @@ import pytest
 from hsmbridge.core.errors import ProviderError, RequestError, Status
 from hsmbridge.core.pkcs11_uri import parse_uri
 from hsmbridge.core.secrets import Pin
-from hsmbridge.providers.pkcs11 import Pkcs11Provider, Pkcs11Settings, open_pkcs11, settings_from_uri
+from hsmbridge.providers.pkcs11 import Pkcs11Provider, Pkcs11Settings, initialise, open_pkcs11, settings_from_uri
 from tests.faulty_module import ALWAYS, CKR_GENERAL_ERROR, CKR_PIN_EXPIRED, CKR_PIN_LOCKED, FaultyModule
 from tests.unit.providers.pkcs11.tokens import MODULE, PIN, Tokens, generate, make_tokens, open_token
 
@@ -204,6 +206,29 @@ def test_a_closed_provider_can_be_opened_again(tokens: Tokens) -> None:
         provider = open_token()
         assert len(provider.random(8)) == 8
         provider.close()
+
+
+def test_a_module_that_somebody_initialised_for_one_thread_is_initialised_again_and_left_so(
+    faulty_module: FaultyModule,
+) -> None:
+    theirs = pkcs11.lib(str(faulty_module.path.resolve()))
+    assert faulty_module.calls("C_Initialize") == 1
+    provider = open_token(module=faulty_module.path)
+    assert faulty_module.calls("C_Initialize") == 2
+    provider.close()
+    assert theirs.initialized
+    theirs.finalize()
+
+
+def test_a_function_list_in_read_only_memory_is_writable_for_a_moment() -> None:
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ) == 0
+    assert not initialise._is_writable(address)
+    with initialise._writable(address):
+        ctypes.c_char.from_address(address).value = b"x"
+    assert not initialise._is_writable(address)
+    assert page[0:1] == b"x"
 
 
 def test_python_pkcs11_still_initialises_without_arguments(provider: Pkcs11Provider) -> None:

@@ -193,7 +193,6 @@ def test_ephemeral_keys_are_missing_after_the_module_was_started_again(
         faulty.sign(handle, ECDSA, b"", DEFAULT_SIGNATURE)
     assert failure.value.status is Status.HANDLE_UNKNOWN
     with pytest.raises(ProviderError, match="ephemeral") as failure:
-        faulty.unload(handle)
         key.load(faulty)
     assert failure.value.status is Status.KEY_MATERIAL_MISSING
     another = generate(faulty, "EC-P256", ephemeral=True)
