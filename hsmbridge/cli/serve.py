@@ -19,13 +19,14 @@ def serve(config_file: str | None) -> None:
     """
     import logging
 
+    from hsmbridge.daemon.check import check_store
     from hsmbridge.providers.host.log import log_to_stderr
     from hsmbridge.supervisor import Supervisor
 
     config = load_config(config_file)
     log_to_stderr("supervisor", level=logging.getLevelNamesMapping()[config.log.level.upper()])
     load = _loader(config_file)
-    supervisor = Supervisor(load(), load)
+    supervisor = Supervisor(load(), load, check=check_store)
     supervisor.start()
     supervisor.run()
 

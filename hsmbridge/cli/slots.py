@@ -94,7 +94,7 @@ def list_(client: Client, namespace: str) -> None:
 def show(client: Client, name: str, public_key: str | None, version: int | None, output: str) -> None:
     """Show a slot: where its keys really live, their versions and states, and who may use it."""
     with client.stack() as stack:
-        found = stack.show_slot(name)
+        found = stack.show_slot(name, probe=True)
     if public_key is None:
         _print_slot(client, found)
         return

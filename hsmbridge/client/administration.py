@@ -52,9 +52,12 @@ class SlotAdministration(KeyMaking):
         """The slots that the caller may see, of one namespace or, with "", of all."""
         return self._perform(m.SlotListReply, lambda: m.SlotListRequest(namespace), timeout=timeout).slots
 
-    def show_slot(self, name: str, *, timeout: Timeout = UNSET) -> m.SlotInfo:
-        """One slot. Raises ResourceError (RESOURCE_NOT_FOUND) where it is not there or hidden."""
-        return self._perform(m.SlotInfo, lambda: m.SlotShowRequest(name), timeout=timeout)
+    def show_slot(self, name: str, *, probe: bool = False, timeout: Timeout = UNSET) -> m.SlotInfo:
+        """One slot. Raises ResourceError (RESOURCE_NOT_FOUND) where it is not there or hidden.
+
+        `probe` has each version loaded at its provider; `unavailable` then says of one that is missing there.
+        """
+        return self._perform(m.SlotInfo, lambda: m.SlotShowRequest(name, probe), timeout=timeout)
 
     def rotate(self, name: str, *, timeout: Timeout = UNSET) -> m.SlotInfo:
         """Generate a new key version and make it the active one; needs GENERATE on the slot."""

@@ -159,7 +159,7 @@ class Caller:
                 return _answers(requests, _exchange(connection, encode_batch, requests, requests[0], left))
 
             for answer in self._attempt(attempt, (key,), timeout):
-                if not isinstance(answer, kind | HsmBridgeError):
+                if not isinstance(answer, (kind, HsmBridgeError)):
                     raise _unexpected(answer, kind)
                 answers.append(answer)
         return answers

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from itertools import count
-from pathlib import Path
 from os import sched_yield
+from pathlib import Path
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -67,8 +67,9 @@ class _Waiter:
             wake.release()
 
 
-STAY_AWAKE = float(__import__("os").environ.get("AWAKE", "0.0001"))
-_RECEIVE_NOW = int(socket.MSG_DONTWAIT)
+STAY_AWAKE: Final = 0.0001
+"""Seconds that a thread looks for a reply before it sleeps; past this, waking late costs little in proportion."""
+_RECEIVE_NOW: Final = int(socket.MSG_DONTWAIT)
 
 
 class Connection:

@@ -13,6 +13,8 @@ from hsmbridge.core.pkcs11_uri import parse_uri
 from hsmbridge.providers.registry import Isolation
 
 _MAX_FRAME = (64 << 10, 1 << 30)
+PROVIDERS_MAX = 62
+"""The columns of the shared counters less those that count no provider's calls."""
 
 Problem = tuple[str, str, str]
 """Section, key ("" for the section itself) and what is wrong, a clause that follows a colon."""
@@ -24,6 +26,8 @@ def check_config(config: Config) -> Iterator[Problem]:
         yield "daemon", "max_frame", f"it is 64KiB to 1GiB, not {config.daemon.max_frame}"
     yield from _check_socket("daemon", "socket", config.socket)
     yield from _check_store(config)
+    if len(config.providers) > PROVIDERS_MAX:
+        yield "providers", "", f"there are {len(config.providers)} of them, and at most {PROVIDERS_MAX} fit"
     for name, provider in config.providers.items():
         yield from _check_provider(config, name, provider)
     for name, namespace in config.namespaces.items():

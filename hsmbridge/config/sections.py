@@ -1,4 +1,4 @@
-"""The settings, one frozen struct a section. The reference in docs/configuration.md is generated from these.
+"""The settings, one frozen struct a section. The reference in docs/reference/configuration.md is generated from these.
 
 Times are in seconds. A path that is not absolute starts at the folder of the configuration file. No setting holds
 a secret: they name where one is.
@@ -143,9 +143,9 @@ class ProviderSection(_Section, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=1, le=MAX_THREADS, description="Calls that one worker may have under way in it.")
     ] = 4
-    sessions: Annotated[int, Meta(ge=1, le=1024, description="The most sessions that a token is asked for.")] = 8
+    sessions: Annotated[int, Meta(ge=1, le=100, description="The most sessions that a token is asked for.")] = 8
     srk_handle: Annotated[
-        Annotated[int, Meta(ge=0x81000000, le=0x81FFFFFF)] | None,
+        Annotated[int, Meta(ge=0x81000000, le=0x817FFFFF)] | None,
         Meta(description="Persistent handle of a TPM's storage root key. Unset: 0x81000001."),
     ] = None
     pin_file: Annotated[

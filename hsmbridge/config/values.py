@@ -89,6 +89,13 @@ _CUSTOM: Final[dict[type, str]] = {
 def _bounds(least: float | None, most: float | None) -> str:
     if least is None and most is None:
         return ""
-    if most is None:
-        return f" of at least {least:g}"
-    return f" of at most {most:g}" if least is None else f" from {least:g} to {most:g}"
+    if least is None:
+        return f" of at most {_shown(most)}"
+    return f" of at least {_shown(least)}" if most is None else f" from {_shown(least)} to {_shown(most)}"
+
+
+def _shown(bound: float | None) -> str:
+    """A bound as people write it; large ones are handles of a TPM and the like."""
+    if bound is None or bound != int(bound):
+        return "" if bound is None else f"{bound:g}"
+    return f"{int(bound):#x}" if bound >= 1 << 30 else f"{int(bound)}"

@@ -214,7 +214,10 @@ class SlotListReply(_Message, frozen=True, array_like=True):
 
 
 class SlotShowRequest(_Message, frozen=True, array_like=True):
+    """With `probe`, each version is loaded at its provider, to say whether it is really there."""
+
     name: str
+    probe: bool = False
 
 
 class SlotRotateRequest(_Message, frozen=True, array_like=True):

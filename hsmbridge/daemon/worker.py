@@ -63,7 +63,7 @@ class Worker:
         self._inheritance = inheritance
         self._counters = SharedCounters.attach(inheritance.counters_fd)
         self._started = time.monotonic()
-        self._store = _open_store(spec.store, ChangeCounter(self._counters, inheritance.index))
+        self._store = open_store_of(spec.store, ChangeCounter(self._counters, inheritance.index))
         self._store_thread = StoreThread()
         self._batches = StoreThread()
         self._catalogue = ProviderCatalogue(_entries(spec))
@@ -229,7 +229,8 @@ def _entries(spec: WorkerSpec) -> list[Entry]:
     return [Entry(name, schemes[name][0], schemes[name][1]) for name in spec.order]
 
 
-def _open_store(spec: StoreSpec, changes: ChangeCounter) -> Store:
+def open_store_of(spec: StoreSpec, changes: ChangeCounter | None = None) -> Store:
+    """The store that a specification names. Raises StoreError."""
     return open_store(spec.url, _protector(spec), durability=Durability(spec.durability), changes=changes)
 
 

@@ -44,6 +44,13 @@ class Handles:
                 origin=failure.origin,
             ) from None
 
+    def handle(self, key: AcquiredKey) -> Steps[int]:
+        """The handle of a key, loaded if need be; the provider may still have forgotten it."""
+        loaded = self._loaded.get(key.key_id)
+        if loaded is not None:
+            return loaded[1]
+        return (yield from self.load(key))
+
     def load(self, key: AcquiredKey) -> Steps[int]:
         """Load a key, whether or not it is loaded already."""
         call = LoadCall(key.key_id, key.key_type.name, key.permissions, key.reference, key.binding)

@@ -6,14 +6,17 @@ to clean up; a store action is never given up, its operation goes on to its true
 """
 
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
+from hsmbridge.core.calls import ProviderCall, ProviderReply
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, error
 from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.engine.lanes import Lane, Ticket
-from hsmbridge.engine.steps import ProviderStep, Step, Steps, StoreStep
+from hsmbridge.engine.steps import ProviderBatch, ProviderStep, Step, Steps, StoreStep
 
 T = TypeVar("T")
 Done = Callable[[T | None, HsmBridgeError | None], None]
@@ -81,8 +84,9 @@ class Runner:
         running.finish(None, failure)
         given_up = running.given_up()
         if given_up is not None:
-            lane, ticket = given_up
-            lane.give_up(ticket)
+            lane, tickets = given_up
+            for ticket in tickets:
+                lane.give_up(ticket)
             self._advance(running, None, failure)
 
     def _advance(self, running: "_Running[Any]", answer: object, failure: HsmBridgeError | None) -> None:
@@ -104,6 +108,15 @@ class Runner:
                 elif type(step) is StoreStep:
                     self._wait_for_store(running, step)
                     return
+                elif type(step) is ProviderBatch:
+                    try:
+                        lane = self._lanes.lane(step.provider)
+                        if not all(map(lane.inline, step.calls)):
+                            self._wait_for_each(running, lane, step)
+                            return
+                        answer = [_attempt(lane, call) for call in step.calls]
+                    except HsmBridgeError as caught:
+                        failure = caught
         except StopIteration as stop:
             self._waiting.discard(running)
             running.finish(stop.value, None)
@@ -122,10 +135,28 @@ class Runner:
                 self._advance(running, answer, failure)
 
         ticket = Ticket(step.call, resume)
-        running.under_way = (lane, ticket)
+        running.under_way = (lane, (ticket,))
         if running.deadline is not None:
             self._waiting.add(running)
         lane.submit(ticket)
+
+    def _wait_for_each(self, running: "_Running[Any]", lane: Lane, step: ProviderBatch) -> None:
+        turn = running.next_turn()
+        answers: list[ProviderReply | HsmBridgeError] = [None] * len(step.calls)
+        answered = count(1)
+
+        def resume(index: int, reply: ProviderReply, failure: HsmBridgeError | None) -> None:
+            answers[index] = reply if failure is None else failure
+            # Taking the next number is atomic, so exactly one answer is the last.
+            if next(answered) == len(answers) and running.take_turn(turn):
+                self._advance(running, answers, None)
+
+        tickets = tuple(Ticket(call, partial(resume, index)) for index, call in enumerate(step.calls))
+        running.under_way = (lane, tickets)
+        if running.deadline is not None:
+            self._waiting.add(running)
+        for ticket in tickets:
+            lane.submit(ticket)
 
     def _wait_for_store(self, running: "_Running[Any]", step: StoreStep) -> None:
         turn = running.next_turn()
@@ -161,7 +192,7 @@ class _Running(Generic[T]):
     def __init__(self, steps: Steps[T], deadline: float | None, done: Done[T]) -> None:
         self.steps = steps
         self.deadline = deadline
-        self.under_way: tuple[Lane, Ticket] | None = None
+        self.under_way: tuple[Lane, tuple[Ticket, ...]] | None = None
         self._done: list[Done[T]] = [done]
         self._turn = 0
         self._turns: dict[int, None] = {}
@@ -179,8 +210,8 @@ class _Running(Generic[T]):
             return False
         return True
 
-    def given_up(self) -> tuple[Lane, Ticket] | None:
-        """The provider call to give up, taken for the caller; None where it ended just now or is a store action."""
+    def given_up(self) -> tuple[Lane, tuple[Ticket, ...]] | None:
+        """The provider calls to give up, taken for the caller; None where it ended just now or is a store action."""
         turn, under_way = self._turn, self.under_way
         if under_way is None or not self.take_turn(turn):
             return None
@@ -195,3 +226,10 @@ class _Running(Generic[T]):
                 _log.info("operation ended after its deadline", status=failure.status.name)
             return
         done(value, failure)
+
+
+def _attempt(lane: Lane, call: ProviderCall) -> ProviderReply | HsmBridgeError:
+    try:
+        return lane.perform(call)
+    except HsmBridgeError as failure:
+        return failure

@@ -5,12 +5,12 @@ it, so it reads like blocking code and runs inline, on a worker thread or over a
 calls a provider or the store by itself.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from hsmbridge.core import calls
-from hsmbridge.core.errors import ProviderError, Status
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 
 T = TypeVar("T")
 
@@ -24,13 +24,21 @@ class ProviderStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderBatch:
+    """Many calls to one provider, at once where it can. Answered by a list: for each call its reply or its error."""
+
+    provider: str
+    calls: Sequence[calls.ProviderCall]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStep:
     """One action on the store; blocking, so it runs on the store's thread. Never given up half-way."""
 
     action: Callable[[], object]
 
 
-Step = ProviderStep | StoreStep
+Step = ProviderStep | ProviderBatch | StoreStep
 Steps = Generator[Step, object, T]
 """An operation that ends with a T."""
 
@@ -58,6 +66,14 @@ def for_bytes(provider: str, call: calls.ProviderCall) -> Steps[bytes]:
     if type(reply) is not bytes:
         raise _wrong_reply(provider, call)
     return reply
+
+
+def for_each(provider: str, many: Sequence[calls.ProviderCall]) -> Steps[list[calls.ProviderReply | HsmBridgeError]]:
+    """Many provider calls: for each its reply, or its error as a value."""
+    replies = yield ProviderBatch(provider, many)
+    if not isinstance(replies, list):
+        raise ProviderError(Status.PROVIDER_FAILED, origin=f"{provider}: a batch was answered by no list")
+    return replies
 
 
 def for_nothing(provider: str, call: calls.ProviderCall) -> Steps[None]:

@@ -7,6 +7,7 @@ begins, so no operation can forget a check, and they are released whatever happe
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TypeVar, cast
 
 import msgspec
@@ -101,33 +102,36 @@ class Dispatcher:
         Keys are acquired once for neighbours that name the same key and algorithm. Past the deadline the rest is
         answered OPERATION_TIMED_OUT.
         """
-        handler = self._handler(operation)
         outcomes: list[Outcome] = []
+        for _, neighbours in groupby(requests, _key_and_algorithm):
+            group = list(neighbours)
+            if deadline is not None and self._clock() > deadline:
+                outcomes += [error(Status.OPERATION_TIMED_OUT) for _ in group]
+            else:
+                outcomes += yield from self._group(session, operation, group)
+        return outcomes
+
+    def _group(self, session: Session, operation: Operation, group: list[msgspec.Struct]) -> Steps[list[Outcome]]:
+        """Requests that name the same key and algorithm, which is acquired once."""
         keys: Keys = ()
-        acquired_for: object = None
+        outcomes: list[Outcome] = []
         try:
-            for request in requests:
-                if deadline is not None and self._clock() > deadline:
-                    outcomes.append(error(Status.OPERATION_TIMED_OUT))
-                    continue
-                status = Status.OK
-                version = 0
-                try:
-                    wanted = _key_and_algorithm(request)
-                    if wanted is None or wanted != acquired_for:
-                        previous, keys, acquired_for = keys, (), None
-                        yield from self._release(previous)
-                        keys = yield from self._keys(session, operation, request)
-                        acquired_for = wanted
-                    reply = yield from handler(session, request, keys)
-                    version = getattr(reply, "version", 0)
-                    outcomes.append(reply)
-                except HsmBridgeError as failure:
-                    status = failure.status
-                    outcomes.append(failure)
-                self._close_record(session, operation, request, keys, version, status)
+            handler = self._handler(operation)
+            if operation.requires:
+                keys = yield from self._keys(session, operation, group[0])
+            if operation.request is m.SignRequest:
+                outcomes += yield from self._use.sign_many(cast(list[m.SignRequest], group), keys)
+            else:
+                for request in group:
+                    outcomes.append((yield from _outcome(handler(session, request, keys))))
+        except HsmBridgeError as failure:
+            outcomes += [failure] * (len(group) - len(outcomes))
         finally:
             yield from self._release(keys)
+        for request, outcome in zip(group, outcomes, strict=True):
+            status = outcome.status if isinstance(outcome, HsmBridgeError) else Status.OK
+            version = 0 if isinstance(outcome, HsmBridgeError) else getattr(outcome, "version", 0)
+            self._close_record(session, operation, request, keys, version, status)
         return outcomes
 
     def _keys_at_once(self, session: Session, operation: Operation, request: msgspec.Struct) -> Keys | None:
@@ -250,6 +254,13 @@ class Dispatcher:
                 _entry(m.ImportRequest, lambda s, r, k: making.import_key(s, r)),
             )
         )
+
+
+def _outcome(steps: Steps[msgspec.Struct]) -> Steps[Outcome]:
+    try:
+        return (yield from steps)
+    except HsmBridgeError as failure:
+        return failure
 
 
 def _entry(

@@ -109,7 +109,8 @@ class Information:
         return findings
 
     def _unfinished(self) -> Steps[list[m.Finding]]:
-        unfinished, tampered = yield from store(self._store.unfinished)
+        unfinished, _ = yield from store(self._store.unfinished)
+        listing = yield from store(self._store.list_slots)
         findings = [
             m.Finding(
                 "warning",
@@ -125,9 +126,8 @@ class Information:
                 f"slot {name}",
                 "Its stored record was changed outside of hsmbridge and is not obeyed; restore it from a backup.",
             )
-            for name in tampered
+            for name in listing.tampered
         ]
-        listing = yield from store(self._store.list_slots)
         for record in listing.records:
             for version in record.versions:
                 entry = self._catalogue.entries.get(version.provider)

@@ -183,7 +183,10 @@ class KeyMaking:
             raise
 
     def _undo(self, begun: SlotRecord, version: VersionRecord) -> Steps[None]:
-        yield from store(lambda: self._slots.abandon(begun.id, version.key_id))
+        abandoned = yield from store(lambda: self._slots.abandon(begun.id, version.key_id))
+        if not abandoned:
+            # It is active after all: the commit took place although its answer was an error.
+            return
         try:
             yield from for_nothing(version.provider, calls.DestroyCall(version.key_id, begun.key_type, b""))
             yield from store(lambda: self._slots.remove_abandoned(begun.id, version.key_id))

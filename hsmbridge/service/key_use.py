@@ -1,14 +1,24 @@
 """Operations that use a key: sign, verify, MAC, encrypt, decrypt, encapsulate, decapsulate; digest and random too."""
 
+from collections.abc import Sequence
+
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, algorithm
-from hsmbridge.core.errors import DecryptionFailed, KeyUseError, LimitError, RequestError, SignatureInvalid, Status
+from hsmbridge.core.errors import (
+    DecryptionFailed,
+    HsmBridgeError,
+    KeyUseError,
+    LimitError,
+    RequestError,
+    SignatureInvalid,
+    Status,
+)
 from hsmbridge.core.key_types import Maturity
 from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.engine.handles import Handles
-from hsmbridge.engine.steps import Steps, for_bytes, for_encapsulated, for_encrypted, for_nothing, store
+from hsmbridge.engine.steps import Steps, for_bytes, for_each, for_encapsulated, for_encrypted, for_nothing, store
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.keys.nonces import CallerNonces, ServiceNonces
 from hsmbridge.service.catalogue import ProviderCatalogue
@@ -42,6 +52,26 @@ class KeyUse:
             ),
         )
         return m.SignReply(signature, key.version)
+
+    def sign_many(self, requests: Sequence[m.SignRequest], keys: Keys) -> Steps[list[m.SignReply | HsmBridgeError]]:
+        """Many signatures by one key and algorithm, in one go at the provider."""
+        row = _of_kind(requests[0].algorithm, Kind.SIGNATURE, "sign")
+        key = keys[0]
+        self._catalogue.require(key.provider, row, KeyOperation.SIGN)
+        handle = yield from self._handles.handle(key)
+        signatures = yield from for_each(
+            key.provider,
+            [calls.SignCall(handle, row.name, request.message, request.parameters) for request in requests],
+        )
+        replies: list[m.SignReply | HsmBridgeError] = []
+        for request, signature in zip(requests, signatures, strict=True):
+            if isinstance(signature, bytes):
+                replies.append(m.SignReply(signature, key.version))
+            elif isinstance(signature, HsmBridgeError) and signature.status is not Status.HANDLE_UNKNOWN:
+                replies.append(signature)
+            else:
+                replies.append((yield from self.sign(request, keys)))
+        return replies
 
     def verify(self, request: m.VerifyRequest, keys: Keys) -> Steps[m.VerifyReply]:
         row = _of_kind(request.algorithm, Kind.SIGNATURE, "verify")

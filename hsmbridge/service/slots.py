@@ -1,5 +1,7 @@
 """Administration of slots: create, list, show, rotate, revoke, destroy, grant, ungrant."""
 
+from dataclasses import replace
+
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
@@ -14,6 +16,7 @@ from hsmbridge.keys.access import AcquiredKey, require_administrator, require_ne
 from hsmbridge.keys.origin import permissions_of_new_key
 from hsmbridge.keys.slots import NamespacePolicy, Slots, plan_slot
 from hsmbridge.service.catalogue import ProviderCatalogue
+from hsmbridge.service.default_algorithms import default_algorithms
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.session import Session
@@ -48,12 +51,13 @@ class SlotAdministration:
 
     def create(self, session: Session, request: m.SlotCreateRequest) -> Steps[m.SlotInfo]:
         new = plan_slot(request, session.principal, self._policy)
-        for provider in new.providers:
-            self._catalogue.entry(provider)
+        row = key_type(new.key_type)
+        descriptions = [self._catalogue.entry(provider).description for provider in new.providers]
+        if not new.algorithms:
+            new = replace(new, algorithms=default_algorithms(row, new.permissions, descriptions))
         if request.empty:
             record = yield from store(lambda: self._slots.create(new, None))
         else:
-            row = key_type(new.key_type)
             plan = self._making.generation(new.providers, row, fallback=new.fallback)
             permissions = permissions_of_new_key(row, new.permissions, Origin.GENERATED, new)
             first = self._making.new_version(plan.choice, permissions, Origin.GENERATED)
@@ -72,7 +76,7 @@ class SlotAdministration:
         record = visible(entry, session.principal)
         missing: dict[int, str] = {}
         for version in record.versions:
-            if version.state in _HAS_MATERIAL and not self._unavailable(version):
+            if request.probe and version.state in _HAS_MATERIAL and not self._unavailable(version):
                 missing[version.number] = yield from self._try_loading(record, version)
         return self._info(record, missing)
 
@@ -103,8 +107,8 @@ class SlotAdministration:
         if left is not None:
             raise ProviderError(
                 Status.PROVIDER_UNAVAILABLE,
-                f"{begun.name} cannot be used any more, but its key material is not removed yet: {left.message}"
-                " It will be removed once the provider is available.",
+                f"{_what(begun, request.version)} cannot be used any more, but its key material is not removed yet:"
+                f" {left.message} It will be removed once the provider is available.",
                 origin=left.origin,
             )
         return m.Empty()
@@ -178,10 +182,11 @@ class SlotAdministration:
 
     def _version_info(self, version: VersionRecord, missing: str) -> m.VersionInfo:
         entry = self._catalogue.entries.get(version.provider)
-        uri = ""
-        if entry is not None and entry.description is not None and entry.description.token.uri.startswith("pkcs11:"):
-            uri = key_uri(entry.description.token, version.key_id)
+        token = None if entry is None or entry.description is None else entry.description.token
         has_material = version.state in _HAS_MATERIAL
+        uri = ""
+        if has_material and token is not None and token.uri.startswith("pkcs11:") and version.token == token.serial:
+            uri = key_uri(token, version.key_id)
         return m.VersionInfo(
             number=version.number,
             state=version.state,
@@ -190,7 +195,11 @@ class SlotAdministration:
             permissions=int(version.permissions),
             public_key=version.public_key,
             created=version.created,
-            uri=uri if has_material else "",
+            uri=uri,
             unavailable=(missing or self._unavailable(version)) if has_material else "",
             fell_back_from=version.fell_back_from,
         )
+
+
+def _what(record: SlotRecord, number: int) -> str:
+    return f"Version {number} of slot {record.name}" if number else f"Slot {record.name}"

@@ -37,10 +37,23 @@ class Supervisor:
     `start`, then `run` until a signal (SIGTERM, SIGINT: stop; SIGHUP: reload) or `stop` ends it.
     """
 
-    def __init__(self, settings: SupervisorSettings, load: Callable[[], SupervisorSettings] | None = None) -> None:
-        """`load` reads the configuration anew, for a reload; without it the settings stay and PINs are read again."""
+    def __init__(
+        self,
+        settings: SupervisorSettings,
+        load: Callable[[], SupervisorSettings] | None = None,
+        *,
+        check: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            settings: what to run.
+            load: reads the configuration anew, for a reload; without it the settings stay and PINs are read again.
+            check: looks at the workers' specification before any is started, and raises where none could run.
+        """
         self._settings = settings
         self._load = load
+        self._check = check
         self._loop = EventLoop()
         self._pins = PinReader()
         self._locks: list[int] = []
@@ -60,6 +73,7 @@ class Supervisor:
         Raises:
             ResourceError: RESOURCE_EXISTS where another supervisor runs here.
             RequestError: INVALID_CONFIGURATION for a directory or socket that cannot be used.
+            StoreError: what `check` found.
         """
         settings = self._settings
         harden_process()
@@ -69,6 +83,8 @@ class Supervisor:
         self._locks.append(take_lock(settings.runtime_dir / LOCK_NAME))
         if settings.socket_path.parent != settings.runtime_dir:
             self._locks.append(take_lock(settings.socket_path.with_name(f"{settings.socket_path.name}.lock")))
+        if self._check is not None:
+            self._check(settings.worker_spec)
         self._listener = listen(settings.socket_path, settings.socket_mode, settings.backlog)
         self._counters = SharedCounters.create(settings.workers, COUNTER_COLUMNS)
         for provider in settings.hosted():

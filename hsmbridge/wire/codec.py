@@ -173,9 +173,7 @@ def decode_batch(frame: Frame) -> tuple[Operation, list[msgspec.Struct]]:
 def encode_batch_reply(request_id: int, opcode: int, replies: Sequence[msgspec.Struct | HsmBridgeError]) -> bytes:
     """One frame for the answers to a batch, in the order of its requests."""
     items = [
-        BatchItem[msgspec.Struct](reply.status, None, _error_body(reply))
-        if isinstance(reply, HsmBridgeError)
-        else BatchItem[msgspec.Struct](0, reply)
+        BatchItem(reply.status, None, _error_body(reply)) if isinstance(reply, HsmBridgeError) else BatchItem(0, reply)
         for reply in replies
     ]
     return _encode(opcode, request_id, REPLY | BATCH, 0, items)

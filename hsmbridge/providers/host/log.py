@@ -33,6 +33,8 @@ def log_to_stderr(process: str, *, level: int = logging.INFO, **fields: str | in
         )
     )
     logging.raiseExceptions = False
+    # It tells of each step of opening a store, which is news to nobody.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(handlers=[handler], level=level, force=True)
     structlog.configure(
         processors=[

@@ -109,11 +109,11 @@ class Pkcs11Provider(Provider):
         handle = self._by_id.get(key_id)
         if handle is not None:
             self.unload(handle)
-        if not run:
-            with self._sessions.making:
+        with self._sessions.making:
+            if not run:
                 self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
-        elif self._sessions.is_this_run(run):
-            self._sessions.run_ephemeral(lambda seat: remove_key(seat.session, key_id))
+            elif self._sessions.is_this_run(run):
+                self._sessions.run_ephemeral(lambda seat: remove_key(seat.session, key_id))
         self._sessions.forget(key_id)
 
     def list_keys(self) -> list[bytes]:
@@ -218,10 +218,10 @@ class Pkcs11Provider(Provider):
             seat.keys[target.key_id] = made
             return public
 
-        if target.ephemeral:
-            public_key, run = self._sessions.run_ephemeral(attempt)
-        else:
-            with self._sessions.making:
+        with self._sessions.making:
+            if target.ephemeral:
+                public_key, run = self._sessions.run_ephemeral(attempt)
+            else:
                 public_key, run = self._sessions.run(attempt, target.key_id), b""
         reference = Reference(
             serial=self._sessions.serial,

@@ -47,7 +47,7 @@ class TokenSessions:
 
     Attributes:
         module, token: where they are.
-        making: to be held while objects of the token are made or destroyed.
+        making: to be held while keys are made or destroyed.
         serial, label: of the token that was opened; no other is ever used in its place.
     """
 

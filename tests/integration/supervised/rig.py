@@ -168,7 +168,9 @@ class Rig:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+            # In order, for it knows of processes that no worker told of.
+            self.process.terminate()
+            self.process.send_signal(signal.SIGINT)
             self.process.wait(PATIENCE)
         for pidfd in self.known.values():
             with suppress(ProcessLookupError):

@@ -9,7 +9,7 @@ from hsmbridge.core.calls import DigestCall, ProviderCall, ProviderReply, Random
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.engine.lanes import Lane, Ticket
 from hsmbridge.engine.runner import Runner
-from hsmbridge.engine.steps import ProviderStep, Steps, StoreStep, ended, for_bytes, store
+from hsmbridge.engine.steps import ProviderStep, Steps, StoreStep, ended, for_bytes, for_each, store
 
 CALL = DigestCall("SHA-256", b"")
 
@@ -287,3 +287,31 @@ def test_of_an_answer_and_a_deadline_at_once_exactly_one_counts(clock: Clock) ->
         runner.expire()
         thread.join()
         assert len(outcome.all) == 1
+
+
+def test_a_batch_is_answered_call_by_call_with_errors_as_values(runner: Runner, held: HeldLane) -> None:
+    outcome = Outcome()
+    runner.run(for_each("held", [CALL, CALL, CALL]), None, outcome)
+    failure = ProviderError(Status.PROVIDER_FAILED)
+    for index, ticket in reversed(list(enumerate(held.tickets))):
+        assert outcome.all == []
+        ticket.resume(None, failure) if index == 1 else ticket.resume(bytes([index]), None)
+    assert outcome.value == [b"\0", failure, b"\2"]
+
+
+def test_a_batch_of_inline_calls_ends_before_run_returns(runner: Runner) -> None:
+    outcome = Outcome()
+    runner.run(for_each("inline", [CALL, CALL]), None, outcome)
+    assert outcome.value == [b"SHA-256", b"SHA-256"]
+
+
+def test_at_the_deadline_every_call_of_a_batch_is_given_up(runner: Runner, held: HeldLane, clock: Clock) -> None:
+    outcome = Outcome()
+    runner.run(for_each("held", [CALL, CALL]), clock.now + 1, outcome)
+    held.tickets[0].resume(b"in time", None)
+    clock.now += 2
+    runner.expire()
+    assert outcome.status is Status.OPERATION_TIMED_OUT
+    assert held.given_up == held.tickets
+    held.tickets[1].resume(b"late", None)
+    assert len(outcome.all) == 1

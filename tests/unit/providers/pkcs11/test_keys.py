@@ -1,6 +1,7 @@
 """Keys on the token: what they may do there, how long they stay, and what is left of half-made ones."""
 
 import os
+from shutil import rmtree
 
 import msgspec
 import pkcs11
@@ -274,6 +275,7 @@ def test_a_key_of_another_token_is_refused_and_not_removed() -> None:
         assert key.load(here)
         here.close()
         there.close()
+    rmtree(two.directory)
 
 
 @pytest.mark.parametrize("reference", [b"", b"\x00", b"\xff" * 40, msgspec.msgpack.encode([1, "x"]), b"\x95" * 10_000])

@@ -1,0 +1,1 @@
+"""The service: the pipeline between front ends and keys."""
