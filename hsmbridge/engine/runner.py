@@ -2,7 +2,8 @@
 
 It keeps the deadline of each operation that is waiting. At the deadline the caller gets OPERATION_TIMED_OUT at
 once; a provider call under way is given up and the error thrown into the operation, which may still take steps
-to clean up; a store action is never given up, its operation goes on to its true end without the caller.
+to clean up; a store action is never given up, its operation goes on to its true end without the caller. Whatever
+an operation does after its deadline has a further limit for each provider call, so that none waits for ever.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,10 @@ from hsmbridge.engine.lanes import Lane, Ticket
 from hsmbridge.engine.steps import ProviderBatch, ProviderStep, Step, Steps, StoreStep
 
 T = TypeVar("T")
+
+CLEAN_UP_TIME = 30.0
+"""Seconds that a provider call may take which an operation makes after its deadline."""
+
 Done = Callable[[T | None, HsmBridgeError | None], None]
 """Takes the result of an operation, or its error; called once, from any thread."""
 
@@ -60,28 +65,36 @@ class Runner:
         """The time limit of a request as a point of the runner's clock; 0 is none."""
         return self._clock() + milliseconds / 1000 if milliseconds else None
 
-    def run(self, steps: Steps[T], deadline: float | None, done: Done[T]) -> None:
+    def run(self, steps: Steps[T], deadline: float | None, done: Done[T], home: Executor | None = None) -> None:
         """Start an operation.
 
         Args:
             steps: the operation.
             deadline: in seconds of the runner's clock, or None.
-            done: takes the outcome; called before `run` returns where every step was inline.
+            done: takes the outcome; called before `run` returns where every step was inline and `home` is None.
+            home: where it starts, and goes on after each store action: for what would hold up the caller of this
+                or the store's thread. None: right here, and where its answers come.
         """
-        running = _Running(steps, deadline, done)
-        self._advance(running, None, None)
+        running = _Running(steps, deadline, done, home)
+        if home is None:
+            self._advance(running, None, None)
+            return
+        if deadline is not None:
+            self._waiting.add(running)
+        home.submit(partial(self._advance, running, None, None))
 
     def expire(self) -> None:
         """Give up what has passed its deadline. To be called every few milliseconds while operations wait."""
         now = self._clock()
-        for running in tuple(self._waiting):
+        for running in self._waiting.copy():  # one atomic step: other threads add and discard at any time
             if running.deadline is not None and running.deadline <= now:
-                self._expire(running)
+                self._expire(running, now)
 
-    def _expire(self, running: "_Running[Any]") -> None:
-        running.deadline = None
+    def _expire(self, running: "_Running[Any]", now: float) -> None:
+        # It may be between two waits just now, or go on after a store action: its next call is limited as well.
+        running.deadline = now + CLEAN_UP_TIME
         failure = error(Status.OPERATION_TIMED_OUT)
-        running.finish(None, failure)
+        self._finish(running, None, failure)
         given_up = running.given_up()
         if given_up is not None:
             lane, tickets = given_up
@@ -96,36 +109,42 @@ class Runner:
             while True:
                 step: Step = steps.send(answer) if failure is None else steps.throw(failure)
                 answer, failure = None, None
-                if type(step) is ProviderStep:
-                    try:
+                if type(step) is StoreStep:
+                    self._wait_for_store(running, step)
+                    return
+                try:
+                    if type(step) is ProviderStep:
                         lane = self._lanes.lane(step.provider)
                         if not lane.inline(step.call):
                             self._wait_for_provider(running, lane, step)
                             return
                         answer = lane.perform(step.call)
-                    except HsmBridgeError as caught:
-                        failure = caught
-                elif type(step) is StoreStep:
-                    self._wait_for_store(running, step)
-                    return
-                elif type(step) is ProviderBatch:
-                    try:
+                    elif type(step) is ProviderBatch:
                         lane = self._lanes.lane(step.provider)
-                        if not all(map(lane.inline, step.calls)):
-                            self._wait_for_each(running, lane, step)
+                        if all(map(lane.inline, step.calls)):
+                            answer = [_attempt(lane, call) for call in step.calls]
+                        elif (answer := self._wait_for_each(running, lane, step)) is None:
                             return
-                        answer = [_attempt(lane, call) for call in step.calls]
-                    except HsmBridgeError as caught:
-                        failure = caught
+                except HsmBridgeError as caught:
+                    failure = caught
+                except Exception as caught:  # noqa: BLE001 - a fault of a provider or ours; the operation must clean up
+                    failure = self._internal(caught)
         except StopIteration as stop:
-            self._waiting.discard(running)
-            running.finish(stop.value, None)
+            self._end(running, stop.value, None)
         except HsmBridgeError as caught:
-            self._waiting.discard(running)
-            running.finish(None, caught)
+            self._end(running, None, caught)
         except Exception as caught:  # noqa: BLE001 - the outermost boundary of an operation: a fault of ours, told under an id
-            self._waiting.discard(running)
-            running.finish(None, self._internal(caught))
+            self._end(running, None, self._internal(caught))
+
+    def _end(self, running: "_Running[Any]", value: object, failure: HsmBridgeError | None) -> None:
+        self._waiting.discard(running)
+        self._finish(running, value, failure)
+
+    def _finish(self, running: "_Running[Any]", value: object, failure: HsmBridgeError | None) -> None:
+        try:
+            running.finish(value, failure)
+        except Exception as caught:  # noqa: BLE001 - the thread belongs to a lane, the store or the loop, and must live on
+            self._internal(caught)
 
     def _wait_for_provider(self, running: "_Running[Any]", lane: Lane, step: ProviderStep) -> None:
         turn = running.next_turn()
@@ -135,34 +154,47 @@ class Runner:
                 self._advance(running, answer, failure)
 
         ticket = Ticket(step.call, resume)
-        running.under_way = (lane, (ticket,))
-        if running.deadline is not None:
-            self._waiting.add(running)
-        lane.submit(ticket)
+        self._wait(running, turn, (lane, (ticket,)))
+        try:
+            lane.submit(ticket)
+        except HsmBridgeError:
+            # Refused at once; where the deadline came first, the operation has gone on without this.
+            if running.take_turn(turn):
+                raise
 
-    def _wait_for_each(self, running: "_Running[Any]", lane: Lane, step: ProviderBatch) -> None:
+    def _wait_for_each(
+        self, running: "_Running[Any]", lane: Lane, step: ProviderBatch
+    ) -> list[ProviderReply | HsmBridgeError] | None:
+        """Submit every call. The answers, where all of them came before this returned; else None, and they follow."""
         turn = running.next_turn()
         answers: list[ProviderReply | HsmBridgeError] = [None] * len(step.calls)
+        # The submitting itself counts as one, so that answers that come at once are returned and not recursed into.
+        last = len(answers) + 1
         answered = count(1)
 
         def resume(index: int, reply: ProviderReply, failure: HsmBridgeError | None) -> None:
             answers[index] = reply if failure is None else failure
             # Taking the next number is atomic, so exactly one answer is the last.
-            if next(answered) == len(answers) and running.take_turn(turn):
+            if next(answered) == last and running.take_turn(turn):
                 self._advance(running, answers, None)
 
         tickets = tuple(Ticket(call, partial(resume, index)) for index, call in enumerate(step.calls))
-        running.under_way = (lane, tickets)
+        self._wait(running, turn, (lane, tickets))
+        for ticket in tickets:
+            try:
+                lane.submit(ticket)
+            except HsmBridgeError as refusal:
+                ticket.resume(None, refusal)
+        return answers if next(answered) == last and running.take_turn(turn) else None
+
+    def _wait(self, running: "_Running[Any]", turn: int, under_way: "_UnderWay | None") -> None:
+        running.turns[turn] = under_way
         if running.deadline is not None:
             self._waiting.add(running)
-        for ticket in tickets:
-            lane.submit(ticket)
 
     def _wait_for_store(self, running: "_Running[Any]", step: StoreStep) -> None:
         turn = running.next_turn()
-        running.under_way = None
-        if running.deadline is not None:
-            self._waiting.add(running)
+        self._wait(running, turn, None)
 
         def act() -> None:
             failure: HsmBridgeError | None = None
@@ -173,8 +205,12 @@ class Runner:
                 failure = caught
             except Exception as caught:  # noqa: BLE001 - the outermost boundary of the store's thread
                 failure = self._internal(caught)
-            if running.take_turn(turn):
+            if not running.take_turn(turn):
+                return
+            if running.home is None:
                 self._advance(running, answer, failure)
+            else:
+                running.home.submit(partial(self._advance, running, answer, failure))
 
         self._store.submit(act)
 
@@ -184,35 +220,43 @@ class Runner:
         return RequestError(Status.INTERNAL, incident=incident)
 
 
+_UnderWay = tuple[Lane, tuple[Ticket, ...]]
+
+
 class _Running(Generic[T]):
-    """One operation under way. Turns make sure that of an answer and a deadline only the first counts."""
+    """One operation under way. Turns make sure that of an answer and a deadline only the first counts.
 
-    __slots__ = ("_done", "_turn", "_turns", "deadline", "steps", "under_way")
+    Attributes:
+        turns: the wait under way: its number, and the provider calls that end it; None for a store action. One
+            entry, set and removed in one atomic step each, so that whoever looks never sees half of a wait.
+    """
 
-    def __init__(self, steps: Steps[T], deadline: float | None, done: Done[T]) -> None:
+    __slots__ = ("_done", "_turn", "deadline", "home", "steps", "turns")
+
+    def __init__(self, steps: Steps[T], deadline: float | None, done: Done[T], home: Executor | None) -> None:
         self.steps = steps
         self.deadline = deadline
-        self.under_way: tuple[Lane, tuple[Ticket, ...]] | None = None
+        self.home = home
+        self.turns: dict[int, _UnderWay | None] = {}
         self._done: list[Done[T]] = [done]
         self._turn = 0
-        self._turns: dict[int, None] = {}
 
     def next_turn(self) -> int:
         self._turn += 1
-        self._turns[self._turn] = None
         return self._turn
 
     def take_turn(self, turn: int) -> bool:
         """Whether the caller is the first to end this wait; removing a dict entry is atomic."""
         try:
-            del self._turns[turn]
+            del self.turns[turn]
         except KeyError:
             return False
         return True
 
-    def given_up(self) -> tuple[Lane, tuple[Ticket, ...]] | None:
+    def given_up(self) -> _UnderWay | None:
         """The provider calls to give up, taken for the caller; None where it ended just now or is a store action."""
-        turn, under_way = self._turn, self.under_way
+        turn = self._turn
+        under_way = self.turns.get(turn)
         if under_way is None or not self.take_turn(turn):
             return None
         return under_way

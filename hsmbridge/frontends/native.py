@@ -9,19 +9,19 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 import structlog
 
-from hsmbridge.core.errors import HsmBridgeError, LimitError, Status
-from hsmbridge.core.identifiers import uid_principal
+from hsmbridge.core.errors import HsmBridgeError, LimitError, RequestError, Status, error
+from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.messages import HelloReply
 from hsmbridge.core.operations import HELLO_OPCODE
-from hsmbridge.engine.runner import Runner
-from hsmbridge.frontends.outbox import Outbox
+from hsmbridge.engine.runner import Executor, Runner
+from hsmbridge.frontends.outbox import ReplyOutbox
 from hsmbridge.service.dispatcher import Dispatcher, Outcome
 from hsmbridge.service.session import Session
 from hsmbridge.wire.codec import (
@@ -31,7 +31,7 @@ from hsmbridge.wire.codec import (
     encode_error,
     encode_reply,
 )
-from hsmbridge.wire.frames import BATCH, Frame, FrameReader, body_limit
+from hsmbridge.wire.frames import BATCH, HEADER_SIZE, Frame, FrameReader, body_limit
 from hsmbridge.wire.hello import negotiate, read_hello
 
 EXPIRY_INTERVAL = 0.02
@@ -40,11 +40,21 @@ EXPIRY_INTERVAL = 0.02
 HELLO_TIMEOUT = 10.0
 """Seconds that a new connection has to say hello."""
 
+LINGER = 10.0
+"""Seconds that a peer has to take what it is still sent after its connection was refused or is to close."""
+
+MAX_QUEUED = 1024 * 1024
+"""Bytes of replies that a peer may leave unread before its further requests wait; replies under way come on top."""
+
+FRAMES_A_TURN = 64
+"""Requests taken from one connection before the others have their turn."""
+
 INLINE_BATCH = 4
 """A longer batch leaves the event loop, so that it holds nobody up."""
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +78,7 @@ class NativeFrontEnd:
         runner: Runner,
         limits: Limits,
         *,
-        elsewhere: Callable[[Callable[[], None]], None],
+        elsewhere: Executor,
         connections_changed: Callable[[int], None],
         daemon: str,
     ) -> None:
@@ -90,9 +100,11 @@ class NativeFrontEnd:
         self.limits = limits
         self.elsewhere = elsewhere
         self.daemon = daemon
+        self.longest_reply = HEADER_SIZE + body_limit(limits.max_frame)
         self.connections: set[NativeConnection] = set()
         self._per_principal: Counter[str] = Counter()
         self._expiring = False
+        self._draining = False
         self._left = asyncio.Event()
 
     def connection(self) -> "NativeConnection":
@@ -100,7 +112,9 @@ class NativeFrontEnd:
         return NativeConnection(self)
 
     def admit(self, connection: "NativeConnection", principal: str) -> None:
-        """Count a connection in. Raises LimitError (TOO_MANY_CONNECTIONS)."""
+        """Count a connection in. Raises LimitError (TOO_MANY_CONNECTIONS) or WireError (CONNECTION_LOST)."""
+        if self._draining:
+            raise error(Status.CONNECTION_LOST)
         if len(self.connections) >= self.limits.max_connections:
             raise LimitError(Status.TOO_MANY_CONNECTIONS, "The daemon has as many connections as it takes; try later.")
         if self._per_principal[principal] >= self.limits.max_connections_per_principal:
@@ -135,6 +149,7 @@ class NativeFrontEnd:
 
     async def drain(self) -> None:
         """Take no further requests, answer those under way, and close every connection."""
+        self._draining = True
         for connection in tuple(self.connections):
             connection.finish()
         while self.connections:
@@ -150,11 +165,11 @@ class NativeConnection(asyncio.Protocol):
         self._reader = FrameReader(body_limit(front_end.limits.max_frame))
         self._session: Session | None = None
         self._greeted = False
-        self._hello_timer: asyncio.TimerHandle | None = None
-        self.in_flight: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._held: Iterator[Frame] = iter(())
         self._paused = False
         self._failed = False
-        self._finishing = False
+        self._made = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who the peer is from the kernel, and count it in."""
@@ -163,19 +178,32 @@ class NativeConnection(asyncio.Protocol):
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
         self._principal = uid_principal(uid)
-        self._outbox = Outbox(self._front_end.loop, socket.socket(fileno=os.dup(peer.fileno())), self._transport.close)
+        try:
+            own = socket.socket(fileno=os.dup(peer.fileno()))
+        except OSError as problem:
+            _log.error("a connection was dropped", principal=self._principal, reason=problem.strerror)
+            self._failed = True
+            self._transport.abort()
+            return
+        self._made = True
+        loop = self._front_end.loop
+        self._outbox = ReplyOutbox(loop, own, self._transport.close, self._go_on)
         try:
             self._front_end.admit(self, self._principal)
         except HsmBridgeError as refusal:
             self._refuse(0, HELLO_OPCODE, refusal)
             return
         self._session = self._front_end.dispatcher.open(self._principal)
-        self._hello_timer = self._front_end.loop.call_later(HELLO_TIMEOUT, self.shut)
+        self._timer = loop.call_later(HELLO_TIMEOUT, self.shut)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free everything that belongs to the connection."""
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._failed = True
+        self._held = iter(())
+        if not self._made:
+            return
         self._outbox.close()
         self._front_end.leave(self, self._principal)
         if self._session is not None:
@@ -183,31 +211,68 @@ class NativeConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take requests; a stream that is no stream of frames is answered once and closed."""
-        if self._failed:
-            return
-        try:
-            for frame in self._reader.feed(data):
-                self._take(frame)
-        except HsmBridgeError as problem:
-            self._refuse(0, HELLO_OPCODE, problem)
-        self._front_end.watch_deadlines()
+        if not self._failed:
+            self._take_frames(self._reader.feed(data))
 
     def finish(self) -> None:
         """Take no further requests, and close when those under way are answered."""
-        self._finishing = True
-        self._pause_reading()
-        if not self.in_flight:
-            self.shut()
+        self._failed = True
+        self._held = iter(())
+        self._outbox.finish()
 
     def shut(self) -> None:
-        """Close after what is queued was sent."""
+        """Close after what is queued was sent, or the peer had its time to take it."""
         self._failed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._front_end.loop.call_later(LINGER, self._transport.abort)
         self._outbox.close_when_sent()
 
     def _refuse(self, request_id: int, opcode: int, problem: HsmBridgeError) -> None:
         _log.info("connection refused", principal=self._principal, status=problem.status.name)
         self._outbox.send(encode_error(request_id, opcode, problem))
         self.shut()
+
+    # Taking requests, no more than the peer may have under way and no faster than it takes the replies
+
+    def _take_frames(self, frames: Iterable[Frame]) -> None:
+        taken = 0
+        outbox, most = self._outbox, self._front_end.limits.max_in_flight
+        rest = iter(frames)
+        try:
+            for frame in rest:
+                self._take(frame)
+                taken += 1
+                if len(outbox.owed) >= most or outbox.queued > MAX_QUEUED or taken == FRAMES_A_TURN:
+                    self._pause(rest, at_once=taken == FRAMES_A_TURN)
+                    break
+        except HsmBridgeError as problem:
+            self._refuse(0, HELLO_OPCODE, problem)
+        self._front_end.watch_deadlines()
+
+    def _pause(self, rest: Iterator[Frame], *, at_once: bool) -> None:
+        """Keep the frames that were read already, and read no more until `_go_on`."""
+        self._held = rest
+        self._paused = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+        # Replies of other threads may have gone out just before they could see that they are waited for.
+        if at_once or len(self._outbox.owed) <= self._front_end.limits.max_in_flight // 2:
+            self._front_end.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take what was held, and read again once that is done. Called on the loop whenever there may be room."""
+        outbox = self._outbox
+        if not self._paused or outbox.queued > MAX_QUEUED or len(outbox.owed) >= self._front_end.limits.max_in_flight:
+            return
+        self._paused = False
+        if self._failed:
+            # What still comes is dropped, but its end must be seen.
+            self._held = iter(())
+        else:
+            self._take_frames(self._held)
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _take(self, frame: Frame) -> None:
         session = self._session
@@ -216,48 +281,41 @@ class NativeConnection(asyncio.Protocol):
         if not self._greeted:
             self._greet(frame)
             return
+        outbox = self._outbox
         request_id, opcode = frame.request_id, frame.opcode
-        if request_id in self.in_flight:
+        if request_id in outbox.owed:
             self._refuse(
                 request_id, opcode, LimitError(Status.MALFORMED_FRAME, "Two requests under way have the same id.")
             )
             return
-        front_end = self._front_end
-        deadline = front_end.runner.deadline(frame.word)
-        self._begin(request_id)
+        outbox.owed.add(request_id)
+        runner = self._front_end.runner
+        deadline = runner.deadline(frame.word)
+
+        def done(reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
+            self._reply(request_id, self._encoded(request_id, opcode, encode_reply, reply, failure))
+
         try:
             if frame.flags & BATCH:
                 self._run_batch(session, frame, deadline)
                 return
             operation, request = decode_request(frame)
         except HsmBridgeError as problem:
-            self._reply(request_id, encode_error(request_id, opcode, problem))
+            done(None, problem)
             return
-
-        def done(reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
-            if failure is None and reply is not None:
-                self._reply(request_id, encode_reply(request_id, opcode, reply))
-            elif failure is not None:
-                self._reply(request_id, encode_error(request_id, opcode, failure))
-
-        front_end.runner.run(front_end.dispatcher.steps(session, operation, request), deadline, done)
+        runner.run(self._front_end.dispatcher.steps(session, operation, request), deadline, done)
 
     def _run_batch(self, session: Session, frame: Frame, deadline: float | None) -> None:
         front_end = self._front_end
         request_id, opcode = frame.request_id, frame.opcode
         operation, requests = decode_batch(frame)
-        steps = front_end.dispatcher.batch(session, operation, requests, deadline)
 
         def done(outcomes: list[Outcome] | None, failure: HsmBridgeError | None) -> None:
-            if failure is None and outcomes is not None:
-                self._reply(request_id, encode_batch_reply(request_id, opcode, outcomes))
-            elif failure is not None:
-                self._reply(request_id, encode_error(request_id, opcode, failure))
+            self._reply(request_id, self._encoded(request_id, opcode, encode_batch_reply, outcomes, failure))
 
-        if len(requests) <= INLINE_BATCH:
-            front_end.runner.run(steps, deadline, done)
-        else:
-            front_end.elsewhere(lambda: front_end.runner.run(steps, deadline, done))
+        steps = front_end.dispatcher.batch(session, operation, requests, deadline)
+        home = front_end.elsewhere if len(requests) > INLINE_BATCH else None
+        front_end.runner.run(steps, deadline, done, home)
 
     def _greet(self, frame: Frame) -> None:
         try:
@@ -266,37 +324,46 @@ class NativeConnection(asyncio.Protocol):
             self._refuse(frame.request_id, HELLO_OPCODE, problem)
             return
         self._greeted = True
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         limits = self._front_end.limits
         reply = HelloReply(
             version, self._front_end.daemon, self._principal, limits.max_frame, int(limits.default_timeout * 1000)
         )
         self._outbox.send(encode_reply(frame.request_id, HELLO_OPCODE, reply))
 
-    def _begin(self, request_id: int) -> None:
-        self.in_flight.add(request_id)
-        if len(self.in_flight) >= self._front_end.limits.max_in_flight and not self._paused:
-            self._paused = True
-            self._pause_reading()
+    # Replies, from any thread
+
+    def _encoded(
+        self,
+        request_id: int,
+        opcode: int,
+        encode: Callable[[int, int, T], bytes],
+        reply: T | None,
+        failure: HsmBridgeError | None,
+    ) -> bytes:
+        """The frame of an outcome; whatever it is, there is one, for a request without a reply waits for ever."""
+        if failure is None and reply is not None:
+            try:
+                frame = encode(request_id, opcode, reply)
+            except HsmBridgeError as problem:
+                failure = problem
+            except Exception:  # noqa: BLE001 - the outermost boundary of a request: a fault of ours, told under an id
+                incident = new_incident_id()
+                _log.exception("a reply could not be encoded", incident=incident)
+                failure = RequestError(Status.INTERNAL, incident=incident)
+            else:
+                if len(frame) <= self._front_end.longest_reply:
+                    return frame
+                failure = LimitError(
+                    Status.FRAME_TOO_LARGE, "The reply would be larger than a frame may be; ask for less at once."
+                )
+        return encode_error(request_id, opcode, failure or error(Status.INTERNAL))
 
     def _reply(self, request_id: int, frame: bytes) -> None:
-        """Answer, from any thread."""
-        self.in_flight.discard(request_id)
-        self._outbox.send(frame)
-        if self._finishing and not self.in_flight:
-            self._front_end.loop.call_soon_threadsafe(self.shut)
-        elif self._paused and len(self.in_flight) < self._front_end.limits.max_in_flight // 2:
-            self._front_end.loop.call_soon_threadsafe(self._resume_reading)
-
-    def _pause_reading(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._paused and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
+        self._outbox.answer(request_id, frame)
+        if self._paused and len(self._outbox.owed) <= self._front_end.limits.max_in_flight // 2:
+            self._front_end.loop.call_soon_threadsafe(self._go_on)
 
 
 def _closed(_: None, failure: HsmBridgeError | None) -> None:

@@ -1,8 +1,8 @@
 """The writing half of a connection, usable from every thread.
 
-The thread that has a reply writes it at once, without waking the event loop; only what the kernel does not take
-is queued and left to the loop. A peer that sends requests and reads no replies is paused, so what it makes the
-daemon hold is bounded by the number of its requests in flight.
+The thread that has a frame writes it at once, without waking the event loop; only what the kernel does not take is
+queued and left to the loop. The queue itself has no bound: who reads requests looks at `queued` and stops reading
+from a peer that does not take its replies.
 """
 
 import asyncio
@@ -15,80 +15,157 @@ _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class Outbox:
-    """Sends whole frames on a stream socket, in the order of the calls."""
+    """Sends whole frames on a stream socket, in the order of the calls.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, peer: socket.socket, sent_all: Callable[[], None]) -> None:
+    Attributes:
+        queued: bytes that the kernel has not taken yet; read it from any thread, as of a moment ago.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer: socket.socket,
+        ended: Callable[[], None],
+        relieved: Callable[[], None] | None = None,
+    ) -> None:
         """Prepare to write.
 
         Args:
             loop: finishes writes that the kernel did not take whole.
             peer: a socket of its own, a duplicate of the transport's.
-            sent_all: called on the loop, once, when `close_when_sent` was asked for and nothing is left to send.
+            ended: called on the loop when there is nothing to send any more: everything was sent after
+                `close_when_sent`, or the peer is gone. Its business is to close the transport.
+            relieved: called on the loop whenever the queue became empty.
         """
+        self.queued = 0
         self._loop = loop
         self._socket = peer
-        self._sent_all = sent_all
+        self._ended = ended
+        self._relieved = relieved
         self._lock = threading.Lock()
         self._backlog: deque[memoryview] = deque()
         self._closed = False
         self._closing = False
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; after `close` it is dropped."""
+        """Send a frame; after `close` and `close_when_sent` it is dropped."""
         with self._lock:
-            if self._closed or self._closing:
-                return
-            if self._backlog:
-                self._backlog.append(memoryview(frame))
-                return
-            sent = self._write(frame)
-            if sent < len(frame) and not self._closed:
-                self._backlog.append(memoryview(frame)[sent:])
-                self._loop.call_soon_threadsafe(self._watch)
+            self._put(frame)
 
     def close_when_sent(self) -> None:
-        """Take nothing more, and close after what is queued."""
+        """Take nothing more, and end after what is queued."""
         with self._lock:
-            if self._closing or self._closed:
-                return
-            self._closing = True
-            if not self._backlog:
-                self._loop.call_soon_threadsafe(self._sent_all)
+            self._end_when_sent()
 
     def close(self) -> None:
         """Drop what is queued. Called on the loop, when the connection is gone."""
         with self._lock:
-            if not self._closed:
-                if self._backlog:
-                    self._loop.remove_writer(self._socket)
-                self._closed = True
-            self._backlog.clear()
+            if self._backlog:
+                self._loop.remove_writer(self._socket)
+            self._give_up()
             self._socket.close()
 
-    def _write(self, data: bytes | memoryview) -> int:
+    # With the lock held
+
+    def _put(self, frame: bytes) -> None:
+        if self._closed or self._closing:
+            return
+        if self._backlog:
+            self._backlog.append(memoryview(frame))
+            self.queued += len(frame)
+            return
         try:
-            return self._socket.send(data, _SEND_FLAGS)
+            sent = self._socket.send(frame, _SEND_FLAGS)
         except BlockingIOError:
-            return 0
-        except OSError:  # the peer is gone; the transport learns it by itself
-            self._closed = True
-            return 0
+            sent = 0
+        except OSError:
+            self._lost()
+            return
+        if sent < len(frame):
+            self._backlog.append(memoryview(frame)[sent:])
+            self.queued = len(frame) - sent
+            self._loop.call_soon_threadsafe(self._watch)
+
+    def _end_when_sent(self) -> None:
+        if not (self._closing or self._closed):
+            self._closing = True
+            if not self._backlog:
+                self._loop.call_soon_threadsafe(self._ended)
+
+    def _lost(self) -> None:
+        # The transport may have been told not to read, and would never learn that the peer is gone.
+        self._give_up()
+        self._loop.call_soon_threadsafe(self._ended)
+
+    def _give_up(self) -> None:
+        self._closed = True
+        self._backlog.clear()
+        self.queued = 0
+
+    # On the loop
 
     def _watch(self) -> None:
         with self._lock:
-            if self._backlog and not self._closed:
+            if self._backlog:
                 self._loop.add_writer(self._socket, self._flush)
 
     def _flush(self) -> None:
         with self._lock:
-            while self._backlog and not self._closed:
+            while self._backlog:
                 data = self._backlog[0]
-                sent = self._write(data)
+                try:
+                    sent = self._socket.send(data, _SEND_FLAGS)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    self._loop.remove_writer(self._socket)
+                    self._lost()
+                    return
+                self.queued -= sent
                 if sent < len(data):
                     self._backlog[0] = data[sent:]
-                    break
+                    return
                 self._backlog.popleft()
-            if not self._backlog or self._closed:
-                self._loop.remove_writer(self._socket)
-                if self._closing:
-                    self._sent_all()
+            self._loop.remove_writer(self._socket)
+            ended = self._closing
+        if ended:
+            self._ended()
+        elif self._relieved is not None:
+            self._relieved()
+
+
+class ReplyOutbox(Outbox):
+    """Sends replies, and knows which requests are still owed one.
+
+    A request's id is free again before its reply can be read, for its caller may use it again at once; and that the
+    last reply is out is decided under the same lock, so that none is dropped by an end that comes at that moment.
+
+    Attributes:
+        owed: ids of the requests under way. `add` is the loop's, everything else this class's.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer: socket.socket,
+        ended: Callable[[], None],
+        relieved: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(loop, peer, ended, relieved)
+        self.owed: set[int] = set()
+        self._finishing = False
+
+    def answer(self, request_id: int, frame: bytes) -> None:
+        """Send the reply to a request, from any thread."""
+        with self._lock:
+            self.owed.discard(request_id)
+            self._put(frame)
+            if self._finishing and not self.owed:
+                self._end_when_sent()
+
+    def finish(self) -> None:
+        """End when everything owed was sent."""
+        with self._lock:
+            self._finishing = True
+            if not self.owed:
+                self._end_when_sent()

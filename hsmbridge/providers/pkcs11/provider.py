@@ -5,6 +5,7 @@ touches none.
 """
 
 import itertools
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Pkcs11Provider(Provider):
         self._close = close
         self._can = capabilities
         self._plans = signatures.SigningPlans(capabilities.mechanisms)
-        self._handles = itertools.count(1)
+        # Random, so that a handle of another run means nothing here.
+        self._handles = itertools.count(secrets.randbits(60))
         self._held: dict[int, _Held] = {}
         self._by_id: dict[bytes, int] = {}
         self._lock = threading.Lock()
