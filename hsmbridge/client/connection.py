@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from itertools import count
-from os import sched_yield
 from pathlib import Path
 from time import monotonic
 from typing import Final, TypeVar
@@ -67,11 +66,6 @@ class _Waiter:
             wake.release()
 
 
-STAY_AWAKE: Final = 0.0001
-"""Seconds that a thread looks for a reply before it sleeps; past this, waking late costs little in proportion."""
-_RECEIVE_NOW: Final = int(socket.MSG_DONTWAIT)
-
-
 class Connection:
     """A connected socket and the calls under way on it. Safe for any number of threads.
 
@@ -99,7 +93,6 @@ class Connection:
         self._patience = 0.0
         self._last_sent = 0
         self._cut_off = False
-        self._stays_awake = False
         self.slots: dict[str, CryptoResourceId] = {}
         self.released: deque[CryptoResourceId] = deque()
 
@@ -264,7 +257,7 @@ class Connection:
             self._set_patience(patience)
         try:
             missing = self._reader.missing
-            data = self._read(_RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _RECEIVE_SIZE_MAX))
+            data = self._socket.recv(_RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _RECEIVE_SIZE_MAX))
             if not data:
                 raise _lost(None)
             for frame in self._reader.feed(data):
@@ -287,25 +280,6 @@ class Connection:
             # An exception from a signal handler may have taken bytes with it.
             self._fail(ConnectionLost(Status.CONNECTION_LOST))
             raise
-
-    def _read(self, size: int) -> bytes:
-        """Read what is there, or wait for it.
-
-        A thread that sleeps wakes late: on a virtual machine that costs more than most calls. So while replies come
-        within `STAY_AWAKE`, and nobody else uses the connection, the wait begins with looking again and again,
-        giving the processor to whoever wants it each time. A reply that takes longer ends the habit.
-        """
-        began = monotonic()
-        if self._stays_awake and len(self._waiting) == 1:
-            until = began + STAY_AWAKE
-            while monotonic() < until:
-                try:
-                    return self._socket.recv(size, _RECEIVE_NOW)
-                except BlockingIOError:
-                    sched_yield()
-        data = self._socket.recv(size)
-        self._stays_awake = monotonic() - began < STAY_AWAKE
-        return data
 
     def _set_patience(self, seconds: float) -> None:
         if self._patience and 0 <= self._patience - seconds < _REARM_AFTER and seconds:
