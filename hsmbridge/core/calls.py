@@ -172,6 +172,15 @@ class SignCall(_Call, frozen=True, array_like=True, tag="sign"):
     parameters: SignatureParameters = DEFAULT_SIGNATURE
 
 
+class SignManyCall(_Call, frozen=True, array_like=True, tag="sign-many"):
+    """Sign, or compute the MACs of, many messages by one key. → list[bytes]; the first failure fails them all."""
+
+    handle: int
+    algorithm: str
+    messages: tuple[bytes, ...]
+    parameters: SignatureParameters = DEFAULT_SIGNATURE
+
+
 class VerifyCall(_Call, frozen=True, array_like=True, tag="verify"):
     """→ None, or SIGNATURE_INVALID for any signature that does not fit, of wrong length too."""
 
@@ -289,6 +298,7 @@ ProviderCall = (
     | DestroyCall
     | ListCall
     | SignCall
+    | SignManyCall
     | VerifyCall
     | EncryptCall
     | DecryptCall
@@ -316,6 +326,7 @@ REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
         DestroyCall: None,
         ListCall: list[bytes],
         SignCall: bytes,
+        SignManyCall: list[bytes],
         VerifyCall: None,
         EncryptCall: Encrypted,
         DecryptCall: bytes,

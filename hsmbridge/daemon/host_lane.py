@@ -1,15 +1,15 @@
 """The lane to a provider host: several connections driven by the event loop itself, with no thread between.
 
 Each connection is one thread of the host. A call goes to an idle connection if there is one, else behind a short
-call that is under way, else it waits here. A call that passes its deadline while the host works on it takes the
-host down: a hung vendor module cannot be stopped in any other way, and the supervisor starts a fresh host.
+call that is under way, else it waits here. A call that was given up, and that the host still has in hand after it
+had fair time for it, takes the host down: a hung vendor module cannot be stopped in any other way, and the
+supervisor starts a fresh host.
 """
 
 import asyncio
 import os
 import signal
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,8 +19,9 @@ import structlog
 
 from hsmbridge.core import calls
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
-from hsmbridge.engine.lanes import Ticket
+from hsmbridge.engine.lanes import HANG_PATIENCE, Ticket
 from hsmbridge.frontends.outbox import Outbox
+from hsmbridge.providers.host.connection import peer_pidfd
 from hsmbridge.providers.host.messages import ATTACH_OPCODE, AttachReply, AttachRequest
 from hsmbridge.wire.codec import decode_body, decode_call_reply, decode_error, encode_call, encode_message
 from hsmbridge.wire.frames import Frame, FrameReader
@@ -28,8 +29,13 @@ from hsmbridge.wire.frames import Frame, FrameReader
 PIPELINE_DEPTH = 2
 """Calls on one connection: one that the host works on, one that is there when it is done."""
 
+MAKING_PATIENCE = 60.0
+"""Seconds of patience while the host makes a key: RSA takes a TPM tens of seconds, and other calls wait behind it."""
+
+ATTACH_TIMEOUT = 30.0
+"""Seconds that a host has to greet; one that takes connections and says nothing hangs."""
+
 _LONG = frozenset({calls.GenerateCall, calls.ListCall, calls.DescribeCall, calls.LoadCall, calls.DestroyCall})
-_PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
 
 
@@ -37,20 +43,38 @@ class HostLane:
     """Calls to one provider host. Everything but `submit` and `inline` happens on the loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, name: str, *, connections: int, max_body: int, count: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        *,
+        connections: int,
+        max_body: int,
+        count: Callable[[], None],
+        patience: float = HANG_PATIENCE,
     ) -> None:
-        """Args: the loop, the provider's instance name, how many connections, the longest frame, and a counter."""
+        """Prepare; `open` connects. To be made on the loop's own thread.
+
+        Args:
+            loop: the event loop that it lives on.
+            name: the provider's instance name.
+            connections: how many calls the host may work on at once.
+            max_body: the longest body of a reply, in bytes.
+            count: called once for every call that is sent.
+            patience: seconds that the host has for a call, whatever its deadline.
+        """
         self.name = name
         self.reason: HsmBridgeError | None = ProviderError(
             Status.PROVIDER_UNAVAILABLE, f"Provider {name} is starting; try again shortly."
         )
-        self._loop = loop
+        self.max_body = max_body
+        self.loop = loop
         self._loop_thread = threading.get_ident()
         self._wanted = connections
-        self._max_body = max_body
         self._count = count
+        self._patience = patience
         self._connections: list[_HostConnection] = []
         self._queue: deque[Ticket] = deque()
+        self._closed = asyncio.Event()
 
     def inline(self, call: calls.ProviderCall) -> bool:
         return False
@@ -59,32 +83,44 @@ class HostLane:
         raise ProviderError(Status.PROVIDER_FAILED, origin=f"{self.name}: {type(call).__name__} is never inline")
 
     def submit(self, ticket: Ticket) -> None:
+        reason = self.reason
+        if reason is not None:
+            raise _again(reason)
         if threading.get_ident() == self._loop_thread:
             self._place(ticket)
         else:
-            self._loop.call_soon_threadsafe(self._place, ticket)
+            self.loop.call_soon_threadsafe(self._place, ticket)
 
     def give_up(self, ticket: Ticket) -> None:
+        ticket.cancelled = True
         for connection in self._connections:
             if connection.works_on(ticket):
-                _log.warning("provider host hangs and is replaced", provider=self.name, call=type(ticket.call).__name__)
-                connection.kill_host()
+                patience = ticket.begun + self._patience_now() - self.loop.time()
+                connection.late = True
+                self.loop.call_later(max(0.0, patience), self._kill_if_still, connection, ticket)
                 return
-        ticket.cancelled = True
 
     async def open(self, path: str) -> None:
-        """Connect to a host that is ready. Raises OSError or HsmBridgeError, leaving the lane closed."""
+        """Connect to a host that is ready. Raises OSError or HsmBridgeError, leaving the lane as it was."""
         opened: list[_HostConnection] = []
         try:
             for _ in range(self._wanted):
-                _, connection = await self._loop.create_unix_connection(lambda: _HostConnection(self), path)
+                _, connection = await self.loop.create_unix_connection(lambda: _HostConnection(self), path)
                 opened.append(connection)
-                await connection.attached
-        except (OSError, HsmBridgeError):
+                async with asyncio.timeout(ATTACH_TIMEOUT):
+                    await connection.attached
+            if any(connection.lost for connection in opened):
+                raise ConnectionResetError("the host has closed a connection again")
+        except BaseException as problem:
             for connection in opened:
+                if isinstance(problem, TimeoutError):
+                    connection.kill_host()
                 connection.abandon()
             raise
-        self._connections = opened
+        former, self._connections = self._connections, opened
+        for connection in former:
+            connection.abandon()
+        self._closed.clear()
         self.reason = None
         self._refill()
 
@@ -92,12 +128,17 @@ class HostLane:
         """The host is gone; whatever waits is told why."""
         self.reason = reason
         connections, self._connections = self._connections, []
+        self._closed.set()
         for connection in connections:
             connection.abandon()
         waiting, self._queue = self._queue, deque()
         for ticket in waiting:
             if not ticket.cancelled:
-                ticket.resume(None, reason)
+                ticket.resume(None, _again(reason))
+
+    async def closed(self) -> None:
+        """Return once the lane is not open (any more)."""
+        await self._closed.wait()
 
     def lost(self, connection: "_HostConnection") -> None:
         """A connection ended by itself: its host died."""
@@ -109,9 +150,16 @@ class HostLane:
                 )
             )
 
+    def answered(self) -> None:
+        """A connection has room; called before the answer is passed on, so that the host never waits for us."""
+        if self._queue:
+            self._refill()
+
     def _place(self, ticket: Ticket) -> None:
+        if ticket.cancelled:
+            return
         if self.reason is not None:
-            ticket.resume(None, self.reason)
+            ticket.resume(None, _again(self.reason))
             return
         connection = self._idlest()
         if connection is None:
@@ -124,7 +172,7 @@ class HostLane:
         for connection in self._connections:
             if not connection.under_way:
                 return connection
-            if connection.takes_another() and found is None:
+            if found is None and connection.takes_another():
                 found = connection
         return found
 
@@ -138,40 +186,49 @@ class HostLane:
             if not ticket.cancelled:
                 self._send(connection, ticket)
 
-    def answered(self) -> None:
-        """A connection has room; called before the answer is passed on, so that the host never waits for us."""
-        if self._queue:
-            self._refill()
+    def _patience_now(self) -> float:
+        making = any(connection.makes_a_key() for connection in self._connections)
+        return max(self._patience, MAKING_PATIENCE) if making else self._patience
+
+    def _kill_if_still(self, connection: "_HostConnection", ticket: Ticket) -> None:
+        if connection.works_on(ticket):
+            _log.warning("provider host hangs and is replaced", provider=self.name, call=type(ticket.call).__name__)
+            connection.kill_host()
 
 
 class _HostConnection(asyncio.Protocol):
-    """One connection, which is one thread of the host."""
+    """One connection, which is one thread of the host.
+
+    Attributes:
+        under_way: calls by request id, in the order of sending; the first is the one that the host has in hand.
+        late: that one was given up, so nothing shall wait behind it.
+        lost: the connection has ended.
+    """
 
     def __init__(self, lane: HostLane) -> None:
         self._lane = lane
-        self._reader = FrameReader(lane._max_body, replies=True)  # noqa: SLF001 - the lane's other half
-        self._loop = lane._loop  # noqa: SLF001 - likewise
+        self._reader = FrameReader(lane.max_body, replies=True)
         self._next_id = 1
         self._pidfd = -1
-        self._abandoned = False
         self._long_calls = 0
+        self.late = False
+        self.lost = False
         self.under_way: dict[int, Ticket] = {}
-        self.attached: asyncio.Future[AttachReply] = self._loop.create_future()
+        self.attached: asyncio.Future[AttachReply] = lane.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # a stream's; uvloop's own class is not a subclass
         peer: socket.socket = transport.get_extra_info("socket")
-        pid, _, _ = _PEER_CREDENTIALS.unpack(
-            peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        )
-        self._outbox = Outbox(self._loop, socket.socket(fileno=os.dup(peer.fileno())), self._transport.abort)
+        own = os.dup(peer.fileno())
+        self._outbox = Outbox(self._lane.loop, socket.socket(fileno=own), self._transport.abort)
         try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:  # it died between connecting and now; the end of the connection follows
-            self._pidfd = -1
+            self._pidfd = peer_pidfd(own)
+        except OSError:  # it died just now, or it could not be killed when it hangs
+            self._transport.abort()
         self._outbox.send(encode_message(ATTACH_OPCODE, 0, AttachRequest("daemon")))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         failure = ProviderError(
             Status.PROVIDER_UNAVAILABLE,
             f"Provider {self._lane.name} stopped during the call and is being restarted.",
@@ -184,7 +241,7 @@ class _HostConnection(asyncio.Protocol):
             self.attached.set_exception(failure)
         under_way, self.under_way = self.under_way, {}
         for ticket in under_way.values():
-            ticket.resume(None, failure)
+            ticket.resume(None, _again(failure))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -193,27 +250,32 @@ class _HostConnection(asyncio.Protocol):
         except HsmBridgeError as problem:
             _log.error("a provider host sent what cannot be read", provider=self._lane.name, problem=problem.message)
             self.kill_host()
+            self._transport.abort()
 
     def takes_another(self) -> bool:
-        """Whether a call may wait behind the one under way: only behind a short one."""
-        return self._long_calls == 0 and len(self.under_way) < PIPELINE_DEPTH
+        """Whether a call may wait behind the one under way: only behind a short one that is not late."""
+        return self._long_calls == 0 and not self.late and len(self.under_way) < PIPELINE_DEPTH
 
     def works_on(self, ticket: Ticket) -> bool:
         """Whether this call is the one that the host has in hand (dicts keep the order of sending)."""
         return next(iter(self.under_way.values()), None) is ticket
 
+    def makes_a_key(self) -> bool:
+        """Whether the host makes a key for this connection."""
+        return any(type(ticket.call) is calls.GenerateCall for ticket in self.under_way.values())
+
     def send(self, ticket: Ticket) -> None:
         """Send a call."""
-        request_id = self._next_id
-        self._next_id = request_id % 0xFFFF_FFFF + 1
-        self.under_way[request_id] = ticket
-        self._long_calls += type(ticket.call) in _LONG
         try:
-            self._outbox.send(encode_call(request_id, ticket.call))
+            frame = encode_call(self._next_id, ticket.call)
         except HsmBridgeError as problem:
-            del self.under_way[request_id]
-            self._long_calls -= type(ticket.call) in _LONG
             ticket.resume(None, problem)
+            return
+        ticket.begun = self._lane.loop.time()
+        self.under_way[self._next_id] = ticket
+        self._next_id = self._next_id % 0xFFFF_FFFF + 1
+        self._long_calls += type(ticket.call) in _LONG
+        self._outbox.send(frame)
 
     def kill_host(self) -> None:
         """Kill the host process at once; by pidfd, so that never another process is hit."""
@@ -237,8 +299,11 @@ class _HostConnection(asyncio.Protocol):
         ticket = self.under_way.pop(frame.request_id, None)
         if ticket is None:
             return
+        self.late = False
         self._long_calls -= type(ticket.call) in _LONG
         self._lane.answered()
+        if ticket.cancelled:
+            return
         try:
             reply = decode_error(frame) if frame.word else decode_call_reply(type(ticket.call), frame.body)
         except HsmBridgeError as problem:
@@ -253,3 +318,8 @@ class _HostConnection(asyncio.Protocol):
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+
+def _again(problem: HsmBridgeError) -> HsmBridgeError:
+    """The same error as a new object: each raised one collects a traceback, with all that its frames hold."""
+    return ProviderError(problem.status, problem.message, incident=problem.incident, origin=problem.origin)

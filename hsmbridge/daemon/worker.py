@@ -32,6 +32,7 @@ from hsmbridge.service.information import DaemonFacts, Information
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 from hsmbridge.service.sweep import Sweep
 from hsmbridge.storage.changes import ChangeCounter, SharedCounters
@@ -86,13 +87,16 @@ class Worker:
         administration = SlotAdministration(
             catalogue, store, slots, access, making, handles, NamespacePolicy(creators=creators)
         )
+        nonces = ServiceNonces(store)
+        audit = LogAudit(uses=spec.audit_uses)
         dispatcher = Dispatcher(
             access=access,
-            use=KeyUse(catalogue, handles, ServiceNonces(store), CallerNonces(store)),
+            use=KeyUse(catalogue, handles, nonces, CallerNonces(store)),
             making=making,
             slots=administration,
             information=Information(catalogue, store, self._facts()),
-            audit=LogAudit(uses=spec.audit_uses),
+            audit=audit,
+            short_way=ShortWay(access, catalogue, handles, self._lanes, nonces, audit),
             clock=time.monotonic,
         )
         limits = Limits(
@@ -107,7 +111,7 @@ class Worker:
             dispatcher,
             self._runner,
             limits,
-            elsewhere=self._batches.submit,
+            elsewhere=self._batches,
             connections_changed=lambda count: counters.set(row, CONNECTIONS_COLUMN, count),
             daemon=spec.version,
         )
@@ -188,9 +192,13 @@ class Worker:
             threads=spec.threads,
             inline=spec.scheme == "software",
             count=self._counting(spec.name),
+            alone=self._alone,
         )
         self._threads.append(lane)
         return lane
+
+    def _alone(self) -> bool:
+        return self._front_end.alone()
 
     def _host_lane(self, name: str, threads: int) -> HostLane:
         return HostLane(

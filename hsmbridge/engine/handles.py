@@ -31,7 +31,9 @@ class Handles:
             except ProviderError as failure:
                 if failure.status is not Status.HANDLE_UNKNOWN:
                     raise
-                self._loaded.pop(key.key_id, None)
+                # Another operation may have loaded it again meanwhile; what it has is fresh.
+                if self._loaded.get(key.key_id) is loaded:
+                    self._loaded.pop(key.key_id, None)
         handle = yield from self.load(key)
         try:
             return (yield from ask(handle))
@@ -43,6 +45,11 @@ class Handles:
                 f"Provider {key.provider} is being restarted; try again shortly.",
                 origin=failure.origin,
             ) from None
+
+    def known(self, key_id: KeyId) -> int | None:
+        """The handle of a key that is loaded, as far as is known; None where it has to be loaded."""
+        loaded = self._loaded.get(key_id)
+        return None if loaded is None else loaded[1]
 
     def handle(self, key: AcquiredKey) -> Steps[int]:
         """The handle of a key, loaded if need be; the provider may still have forgotten it."""

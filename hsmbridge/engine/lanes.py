@@ -7,6 +7,7 @@ which call was given up and decides what becomes of the provider.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from types import MappingProxyType
@@ -17,14 +18,27 @@ import structlog
 from hsmbridge.core import calls
 from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.core.key_types import KEY_TYPES
 from hsmbridge.providers.base import Provider, perform
 
 INLINE_BYTES = 64 * 1024
 """Data up to this size is handled inline by fast algorithms: about 10 microseconds of AES-GCM, 50 of SHA-256."""
 
+ALONE_TIME = 0.002
+"""A signature that takes less than so many seconds is made inline where nobody is held up by it."""
+
+_REMEMBERED = 4096
+
 MAX_HUNG_CALLS = 4
 """With `isolation = thread` a hung call cannot be killed; this many are carried before the provider is closed off."""
+
+HANG_PATIENCE = 5.0
+"""Seconds that a provider has had a call before it can count as hung. A deadline alone says nothing: its length is
+the caller's choice, and one who chose a millisecond must not be able to close a provider off for everybody."""
+
+CLOSING_TIME = 5.0
+"""Seconds that `close` waits for calls under way."""
 
 Resume = Callable[[calls.ProviderReply, HsmBridgeError | None], None]
 """Takes the answer of a call, or the error it ended with; called once, from any thread."""
@@ -44,7 +58,11 @@ class Lane(Protocol):
         ...
 
     def submit(self, ticket: "Ticket") -> None:
-        """Have a call done elsewhere; its `resume` takes the outcome, from any thread, perhaps before this returns."""
+        """Have a call done elsewhere; its `resume` takes the outcome, from any thread, perhaps before this returns.
+
+        What is refused at once may be raised instead (HsmBridgeError), and `resume` is not called then: an operation
+        of a thousand calls to a provider that is away would otherwise be a thousand calls deep.
+        """
         ...
 
     def give_up(self, ticket: "Ticket") -> None:
@@ -55,11 +73,12 @@ class Lane(Protocol):
 class Ticket:
     """A call on its way through a lane; the flags belong to the lane."""
 
-    __slots__ = ("call", "cancelled", "ended", "lost", "resume", "started")
+    __slots__ = ("begun", "call", "cancelled", "ended", "lost", "resume", "started")
 
     def __init__(self, call: calls.ProviderCall, resume: Resume) -> None:
         self.call = call
         self.resume = resume
+        self.begun = 0.0
         self.started = False
         self.ended = False
         self.lost = False
@@ -79,7 +98,7 @@ class UnavailableLane:
         raise ProviderError(self.reason.status, self.reason.message, origin=self.reason.origin)
 
     def submit(self, ticket: Ticket) -> None:
-        ticket.resume(None, self.reason)
+        self.perform(ticket.call)
 
     def give_up(self, ticket: Ticket) -> None:
         pass
@@ -88,7 +107,17 @@ class UnavailableLane:
 class ThreadLane:
     """An in-process provider with worker threads of its own."""
 
-    def __init__(self, name: str, provider: Provider, *, threads: int, inline: bool, count: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        provider: Provider,
+        *,
+        threads: int,
+        inline: bool,
+        count: Callable[[], None],
+        patience: float = HANG_PATIENCE,
+        alone: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start the workers.
 
         Args:
@@ -97,49 +126,82 @@ class ThreadLane:
             threads: how many calls may be under way at once.
             inline: short calls need no thread (a software provider, never a token).
             count: called once for every provider call.
+            patience: seconds after which a call that was given up counts as hung.
+            alone: whether nobody but the caller wants anything just now, so that a call of a millisecond may be
+                inline too: the hop to a thread and back costs a third of an RSA-2048 signature.
         """
         self._name = name
         self._provider = provider
         self._inline = inline
         self._count = count
+        self._patience = patience
+        self._alone = alone
         self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._took: dict[tuple[int, str], float] = {}
         self._hung: set[Ticket] = set()
         self._hung_lock = threading.Lock()
         self._threads = [self._start_worker() for _ in range(threads)]
 
     def inline(self, call: calls.ProviderCall) -> bool:
-        return self._inline and is_short(call)
+        return self._inline and (is_short(call) or (type(call) is calls.SignCall and self._holds_nobody_up(call)))
+
+    def _holds_nobody_up(self, call: calls.SignCall) -> bool:
+        """Whether the last signature of this kind was quick enough, and nobody is there to wait for this one."""
+        return self._took.get((call.handle, call.algorithm), 1.0) < ALONE_TIME and self._alone()
 
     def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
         self._count()
-        return perform(self._provider, call)
+        try:
+            return perform(self._provider, call)
+        except HsmBridgeError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - the outermost boundary of a call: a fault of the provider's code
+            incident = new_incident_id()
+            _log.exception("provider call failed unexpectedly", provider=self._name, incident=incident)
+            raise ProviderError(Status.PROVIDER_FAILED, incident=incident, origin=repr(fault)) from None
 
     def submit(self, ticket: Ticket) -> None:
-        if len(self._hung) >= MAX_HUNG_CALLS:
+        if len(self._hung) >= MAX_HUNG_CALLS and self._is_closed_off():
             message = f"Provider {self._name} hangs; restart the daemon."
-            ticket.resume(None, ProviderError(Status.PROVIDER_UNAVAILABLE, message))
-        else:
-            self._queue.put(ticket)
+            raise ProviderError(Status.PROVIDER_UNAVAILABLE, message)
+        self._queue.put(ticket)
 
     def give_up(self, ticket: Ticket) -> None:
         with self._hung_lock:
             if not ticket.started:
                 ticket.cancelled = True
             elif not ticket.ended:
-                # The thread is lost to the hung call, so another takes its place; it ends when the call does.
-                ticket.lost = True
                 self._hung.add(ticket)
                 _log.warning("provider call hangs", provider=self._name, call=type(ticket.call).__name__)
-                self._threads.append(self._start_worker())
+                if len(self._hung) <= MAX_HUNG_CALLS:
+                    # The thread is lost to the hung call, so another takes its place; it ends when the call does.
+                    ticket.lost = True
+                    self._threads = [thread for thread in self._threads if thread.is_alive()]
+                    self._threads.append(self._start_worker())
 
     def close(self) -> None:
-        """Let the workers end after what is queued, and wait for those that do not hang."""
-        for _ in self._threads:
+        """Let the workers end after what is queued; one that does not within seconds keeps the provider open."""
+        threads = tuple(self._threads)
+        for _ in threads:
             self._queue.put(None)
-        for thread in self._threads:
-            if not self._hung:
-                thread.join(timeout=5)
-        self._provider.close()
+        until = time.monotonic() + CLOSING_TIME
+        for thread in threads:
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            # Taking a library down while a thread is inside it is how processes crash at their end.
+            _log.warning("a provider is left open: calls are under way", provider=self._name)
+        else:
+            self._provider.close()
+
+    def _remember(self, call: calls.SignCall, seconds: float) -> None:
+        if len(self._took) >= _REMEMBERED:
+            self._took.clear()
+        self._took[(call.handle, call.algorithm)] = seconds
+
+    def _is_closed_off(self) -> bool:
+        since = time.monotonic() - self._patience
+        with self._hung_lock:
+            return sum(ticket.begun <= since for ticket in self._hung) >= MAX_HUNG_CALLS
 
     def _start_worker(self) -> threading.Thread:
         thread = threading.Thread(target=self._work, name=f"lane-{self._name}", daemon=True)
@@ -152,14 +214,15 @@ class ThreadLane:
                 if ticket.cancelled:
                     continue
                 ticket.started = True
+                ticket.begun = time.monotonic()
+            reply: calls.ProviderReply = None
+            failure: HsmBridgeError | None = None
             try:
                 reply = self.perform(ticket.call)
-                failure = None
             except HsmBridgeError as error:
-                reply, failure = None, error
-            except Exception as error:  # noqa: BLE001 - the outermost boundary of this thread: a fault of the provider's code
-                _log.exception("provider call failed unexpectedly", provider=self._name)
-                reply, failure = None, ProviderError(Status.PROVIDER_FAILED, origin=repr(error))
+                failure = error
+            if self._inline and type(ticket.call) is calls.SignCall:
+                self._remember(ticket.call, time.monotonic() - ticket.begun)
             with self._hung_lock:
                 ticket.ended = True
                 self._hung.discard(ticket)
@@ -204,6 +267,10 @@ _SHORT: Mapping[type[calls.ProviderCall], _Rule] = MappingProxyType(
     dict(
         (
             _rule(calls.SignCall, lambda c: c.algorithm in _FAST_SIGN and len(c.message) <= INLINE_BYTES),
+            _rule(
+                calls.SignManyCall,
+                lambda c: c.algorithm in _FAST_SIGN and sum(map(len, c.messages)) <= INLINE_BYTES,
+            ),
             _rule(calls.VerifyCall, lambda c: c.algorithm in _FAST_VERIFY and len(c.message) <= INLINE_BYTES),
             _rule(calls.EncryptCall, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
             _rule(calls.DecryptCall, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),

@@ -109,9 +109,6 @@ class Runner:
             while True:
                 step: Step = steps.send(answer) if failure is None else steps.throw(failure)
                 answer, failure = None, None
-                if type(step) is StoreStep:
-                    self._wait_for_store(running, step)
-                    return
                 try:
                     if type(step) is ProviderStep:
                         lane = self._lanes.lane(step.provider)
@@ -119,12 +116,11 @@ class Runner:
                             self._wait_for_provider(running, lane, step)
                             return
                         answer = lane.perform(step.call)
-                    elif type(step) is ProviderBatch:
-                        lane = self._lanes.lane(step.provider)
-                        if all(map(lane.inline, step.calls)):
-                            answer = [_attempt(lane, call) for call in step.calls]
-                        elif (answer := self._wait_for_each(running, lane, step)) is None:
-                            return
+                    elif type(step) is StoreStep:
+                        self._wait_for_store(running, step)
+                        return
+                    elif type(step) is ProviderBatch and (answer := self._each(running, step)) is None:
+                        return
                 except HsmBridgeError as caught:
                     failure = caught
                 except Exception as caught:  # noqa: BLE001 - a fault of a provider or ours; the operation must clean up
@@ -162,10 +158,11 @@ class Runner:
             if running.take_turn(turn):
                 raise
 
-    def _wait_for_each(
-        self, running: "_Running[Any]", lane: Lane, step: ProviderBatch
-    ) -> list[ProviderReply | HsmBridgeError] | None:
-        """Submit every call. The answers, where all of them came before this returned; else None, and they follow."""
+    def _each(self, running: "_Running[Any]", step: ProviderBatch) -> list[ProviderReply | HsmBridgeError] | None:
+        """Have every call done. The answers, where all of them came before this returned; else None: they follow."""
+        lane = self._lanes.lane(step.provider)
+        if all(map(lane.inline, step.calls)):
+            return [_attempt(lane, call) for call in step.calls]
         turn = running.next_turn()
         answers: list[ProviderReply | HsmBridgeError] = [None] * len(step.calls)
         # The submitting itself counts as one, so that answers that come at once are returned and not recursed into.

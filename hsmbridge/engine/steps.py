@@ -60,6 +60,14 @@ def ended(value: T) -> Steps[T]:
     return value
 
 
+def outcome(steps: Steps[T]) -> Steps[T | HsmBridgeError]:
+    """An operation whose error is a value."""
+    try:
+        return (yield from steps)
+    except HsmBridgeError as failure:
+        return failure
+
+
 def for_bytes(provider: str, call: calls.ProviderCall) -> Steps[bytes]:
     """A provider call that answers bytes."""
     reply = yield ProviderStep(provider, call)

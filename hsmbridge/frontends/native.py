@@ -37,6 +37,9 @@ from hsmbridge.wire.hello import negotiate, read_hello
 EXPIRY_INTERVAL = 0.02
 """Seconds between looks at the deadlines of waiting operations."""
 
+ALONE_AFTER = 0.05
+"""Seconds that nobody else has spoken before a client counts as the only one."""
+
 HELLO_TIMEOUT = 10.0
 """Seconds that a new connection has to say hello."""
 
@@ -104,6 +107,9 @@ class NativeFrontEnd:
         self.connections: set[NativeConnection] = set()
         self._per_principal: Counter[str] = Counter()
         self._expiring = False
+        self._speaker: NativeConnection | None = None
+        self._speaking_since = 0.0
+        self._single = False
         self._draining = False
         self._left = asyncio.Event()
 
@@ -135,6 +141,17 @@ class NativeFrontEnd:
             if not self._per_principal[principal]:
                 del self._per_principal[principal]
             self._connections_changed(len(self.connections))
+
+    def hear(self, connection: "NativeConnection", *, single: bool) -> None:
+        """Somebody sent something; `single` where it was one request and no more."""
+        if connection is not self._speaker:
+            self._speaker = connection
+            self._speaking_since = self.loop.time()
+        self._single = single
+
+    def alone(self) -> bool:
+        """Whether one client has been the only one for a while, and asks for one thing at a time."""
+        return self._single and not self.runner.waiting and self.loop.time() - self._speaking_since > ALONE_AFTER
 
     def watch_deadlines(self) -> None:
         """Look at deadlines regularly from now on until nothing waits."""
@@ -212,7 +229,10 @@ class NativeConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take requests; a stream that is no stream of frames is answered once and closed."""
         if not self._failed:
-            self._take_frames(self._reader.feed(data))
+            frames = self._reader.feed(data)
+            # A reader that was given exactly one frame answers with a tuple.
+            self._front_end.hear(self, single=type(frames) is tuple)
+            self._take_frames(frames)
 
     def finish(self) -> None:
         """Take no further requests, and close when those under way are answered."""
@@ -302,6 +322,10 @@ class NativeConnection(asyncio.Protocol):
             operation, request = decode_request(frame)
         except HsmBridgeError as problem:
             done(None, problem)
+            return
+        reply = self._front_end.dispatcher.at_once(session, request)
+        if reply is not None:
+            done(reply, None)
             return
         runner.run(self._front_end.dispatcher.steps(session, operation, request), deadline, done)
 

@@ -8,7 +8,7 @@ DecryptionFailed, and ProviderError (HANDLE_UNKNOWN) for a handle that it does n
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -69,6 +69,12 @@ class Provider(ABC):
     def sign(self, handle: int, row: Algorithm, message: bytes, parameters: SignatureParameters) -> bytes:
         """A signature (ECDSA in DER) or a MAC."""
         raise _lacks(f"sign with {row.name}")
+
+    def sign_many(
+        self, handle: int, row: Algorithm, messages: Sequence[bytes], parameters: SignatureParameters
+    ) -> list[bytes]:
+        """As `sign`, for each message. A provider that can do better than one by one says so here."""
+        return [self.sign(handle, row, message, parameters) for message in messages]
 
     def verify(
         self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters
@@ -167,6 +173,10 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             _entry(calls.DeriveFromSecretCall, lambda p, c: p.derive_from_secret(c.secret, c.kdf, c.target)),
             _entry(calls.ListCall, lambda p, c: p.list_keys()),
             _entry(calls.SignCall, lambda p, c: p.sign(c.handle, algorithm(c.algorithm), c.message, c.parameters)),
+            _entry(
+                calls.SignManyCall,
+                lambda p, c: p.sign_many(c.handle, algorithm(c.algorithm), c.messages, c.parameters),
+            ),
             _entry(
                 calls.VerifyCall,
                 lambda p, c: p.verify(c.handle, algorithm(c.algorithm), c.message, c.signature, c.parameters),

@@ -17,7 +17,7 @@ from hsmbridge.core.algorithms import Algorithm, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.operations import Operation
-from hsmbridge.engine.steps import Steps, ended
+from hsmbridge.engine.steps import Steps, ended, outcome
 from hsmbridge.keys.access import AcquiredKey, visible
 from hsmbridge.service.audit import AuditRecord, AuditSink
 from hsmbridge.service.information import Information
@@ -25,6 +25,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking, agreement_of
 from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.session import Session
+from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 
 Outcome = msgspec.Struct | HsmBridgeError
@@ -50,9 +51,13 @@ class Dispatcher:
         slots: SlotAdministration,
         information: Information,
         audit: AuditSink,
+        short_way: ShortWay,
         clock: Callable[[], float],
     ) -> None:
-        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines."""
+        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines.
+
+        `at_once` answers what can be answered without a step, or None; `steps` then takes it from the beginning.
+        """
         self._access = access
         self._use = use
         self._making = making
@@ -60,6 +65,7 @@ class Dispatcher:
         self._information = information
         self._audit = audit
         self._clock = clock
+        self.at_once = short_way.take
         self._handlers = self._table()
 
     def open(self, principal: str) -> Session:
@@ -123,15 +129,17 @@ class Dispatcher:
                 outcomes += yield from self._use.sign_many(cast(list[m.SignRequest], group), keys)
             else:
                 for request in group:
-                    outcomes.append((yield from _outcome(handler(session, request, keys))))
+                    outcomes.append((yield from outcome(handler(session, request, keys))))
         except HsmBridgeError as failure:
             outcomes += [failure] * (len(group) - len(outcomes))
         finally:
             yield from self._release(keys)
-        for request, outcome in zip(group, outcomes, strict=True):
-            status = outcome.status if isinstance(outcome, HsmBridgeError) else Status.OK
-            version = 0 if isinstance(outcome, HsmBridgeError) else getattr(outcome, "version", 0)
-            self._close_record(session, operation, request, keys, version, status)
+        wants_all = self._audit.wants(operation.name, Status.OK)
+        for request, ended_with in zip(group, outcomes, strict=True):
+            if isinstance(ended_with, HsmBridgeError):
+                self._close_record(session, operation, request, keys, 0, ended_with.status)
+            elif wants_all:
+                self._close_record(session, operation, request, keys, getattr(ended_with, "version", 0), Status.OK)
         return outcomes
 
     def _keys_at_once(self, session: Session, operation: Operation, request: msgspec.Struct) -> Keys | None:
@@ -254,13 +262,6 @@ class Dispatcher:
                 _entry(m.ImportRequest, lambda s, r, k: making.import_key(s, r)),
             )
         )
-
-
-def _outcome(steps: Steps[msgspec.Struct]) -> Steps[Outcome]:
-    try:
-        return (yield from steps)
-    except HsmBridgeError as failure:
-        return failure
 
 
 def _entry(

@@ -1,6 +1,7 @@
 """Operations that use a key: sign, verify, MAC, encrypt, decrypt, encapsulate, decapsulate; digest and random too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
@@ -18,13 +19,25 @@ from hsmbridge.core.key_types import Maturity
 from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.engine.handles import Handles
-from hsmbridge.engine.steps import Steps, for_bytes, for_each, for_encapsulated, for_encrypted, for_nothing, store
+from hsmbridge.engine.steps import (
+    Steps,
+    for_bytes,
+    for_each,
+    for_encapsulated,
+    for_encrypted,
+    for_nothing,
+    outcome,
+    store,
+)
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.keys.nonces import CallerNonces, ServiceNonces
 from hsmbridge.service.catalogue import ProviderCatalogue
 
 MAX_RANDOM = 64 * 1024
 """Bytes of one RANDOM request."""
+
+SIGNED_TOGETHER = 16
+"""Messages of a batch in one call to the provider; a longer batch keeps several of its threads busy."""
 
 Keys = tuple[AcquiredKey, ...]
 
@@ -59,18 +72,22 @@ class KeyUse:
         key = keys[0]
         self._catalogue.require(key.provider, row, KeyOperation.SIGN)
         handle = yield from self._handles.handle(key)
-        signatures = yield from for_each(
+        groups = list(_alike(requests))
+        answers = yield from for_each(
             key.provider,
-            [calls.SignCall(handle, row.name, request.message, request.parameters) for request in requests],
+            [
+                calls.SignManyCall(handle, row.name, tuple([r.message for r in group]), group[0].parameters)
+                for group in groups
+            ],
         )
         replies: list[m.SignReply | HsmBridgeError] = []
-        for request, signature in zip(requests, signatures, strict=True):
-            if isinstance(signature, bytes):
-                replies.append(m.SignReply(signature, key.version))
-            elif isinstance(signature, HsmBridgeError) and signature.status is not Status.HANDLE_UNKNOWN:
-                replies.append(signature)
+        for group, signatures in zip(groups, answers, strict=True):
+            if isinstance(signatures, list) and len(signatures) == len(group):
+                replies += [m.SignReply(signature, key.version) for signature in signatures]
             else:
-                replies.append((yield from self.sign(request, keys)))
+                # One of them failed, or the provider lost the key: each gets what it would have got alone.
+                for request in group:
+                    replies.append((yield from outcome(self.sign(request, keys))))
         return replies
 
     def verify(self, request: m.VerifyRequest, keys: Keys) -> Steps[m.VerifyReply]:
@@ -206,6 +223,14 @@ class KeyUse:
         if nonce is None:
             raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
         return nonce
+
+
+def _alike(requests: Sequence[m.SignRequest]) -> Iterator[Sequence[m.SignRequest]]:
+    """Runs of requests with the same parameters, short enough that several go to a provider side by side."""
+    for _, run in groupby(requests, lambda request: request.parameters):
+        alike = list(run)
+        for start in range(0, len(alike), SIGNED_TOGETHER):
+            yield alike[start : start + SIGNED_TOGETHER]
 
 
 def _of_kind(name: str, kind: Kind, verb: str) -> Algorithm:

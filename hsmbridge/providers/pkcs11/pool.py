@@ -48,6 +48,7 @@ class SessionPool:
         self._open_seat = open_seat
         self._patience = patience
         self._idle: list[Seat] = []
+        self._seats: set[Seat] = set()
         self._changed = threading.Condition()
         self._opened = 0
         self._waiting = 0
@@ -74,11 +75,13 @@ class SessionPool:
     def discard(self, seat: Seat) -> None:
         """A seat that nobody should use any more."""
         seat.close()
-        self._leave()
+        self._leave(seat)
 
     def forget(self, key_id: bytes) -> None:
-        """Drop what idle seats have found of a key; what busy ones hold is dropped when it fails."""
-        for seat in list(self._idle):
+        """Drop what seats have found of a key; who is using it keeps his own until the call ends."""
+        with self._changed:
+            seats = list(self._seats)
+        for seat in seats:
             seat.keys.pop(key_id, None)
 
     def void(self) -> None:
@@ -125,9 +128,11 @@ class SessionPool:
                 return
             self.discard(seat)
 
-    def _leave(self) -> None:
+    def _leave(self, seat: Seat | None) -> None:
         with self._changed:
             self._opened -= 1
+            if seat is not None:
+                self._seats.discard(seat)
             self._changed.notify_all()
 
     def _wait_for_seat(self) -> Seat:
@@ -135,10 +140,13 @@ class SessionPool:
         if isinstance(got, Seat):
             return got
         try:
-            return self._open_seat(got)
+            seat = self._open_seat(got)
         except BaseException:
-            self._leave()
+            self._leave(None)
             raise
+        with self._changed:
+            self._seats.add(seat)
+        return seat
 
     def _idle_or_room(self) -> Seat | int:
         """An idle seat, or the epoch for a new one, for which there is room now."""

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +31,7 @@ from hsmbridge.providers.pkcs11.sessions import TokenSessions
 from hsmbridge.providers.pkcs11.templates import secret_template
 
 RANDOM_CHUNK = 65536
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,13 @@ class Pkcs11Provider(Provider):
                 return known
         told = self._reference(key_id, row, reference)
         if told.run and not self._sessions.is_this_run(told.run):
-            raise ProviderError(
-                Status.KEY_MATERIAL_MISSING, "This key was ephemeral and has ended with the provider that made it."
-            )
-        self._sessions.run(lambda seat: self._sessions.objects(seat, key_id), key_id)
+            raise _ended()
+        try:
+            self._sessions.seek(key_id, ephemeral=bool(told.run))
+        except ProviderError as failure:
+            if failure.status is Status.HANDLE_UNKNOWN:
+                raise _ended() from failure
+            raise
         with self._lock:
             known = self._by_id.get(key_id)
             if known is None:
@@ -111,7 +116,7 @@ class Pkcs11Provider(Provider):
         handle = self._by_id.get(key_id)
         if handle is not None:
             self.unload(handle)
-        with self._sessions.making:
+        with self._sessions.objects_lock:
             if not run:
                 self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
             elif self._sessions.is_this_run(run):
@@ -119,7 +124,8 @@ class Pkcs11Provider(Provider):
         self._sessions.forget(key_id)
 
     def list_keys(self) -> list[bytes]:
-        return self._sessions.run(lambda seat: list_key_ids(seat.session))
+        with self._sessions.objects_lock:
+            return self._sessions.run(lambda seat: list_key_ids(seat.session))
 
     def close(self) -> None:
         with self._lock:
@@ -133,41 +139,31 @@ class Pkcs11Provider(Provider):
     def sign(self, handle: int, row: Algorithm, message: bytes, parameters: SignatureParameters) -> bytes:
         held = self._holding(handle, row)
         plan = self._plan(held, row, parameters)
-        return self._sessions.run(lambda seat: signatures.sign(self._objects(seat, held), plan, message), held.key_id)
+        return self._use(held, lambda keys: signatures.sign(keys, plan, message))
 
     def verify(
         self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters
     ) -> None:
         held = self._holding(handle, row)
         plan = self._plan(held, row, parameters)
-        self._sessions.run(
-            lambda seat: signatures.verify(self._objects(seat, held), plan, message, signature), held.key_id
-        )
+        self._use(held, lambda keys: signatures.verify(keys, plan, message, signature))
 
     # --- encryption ------------------------------------------------------------------------------------------------
 
     def encrypt(self, handle: int, row: Algorithm, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
         held = self._holding(handle, row)
-        return self._sessions.run(
-            lambda seat: encryption.encrypt(self._objects(seat, held), row, held.row, nonce, plaintext, aad),
-            held.key_id,
-        )
+        return self._use(held, lambda keys: encryption.encrypt(keys, row, held.row, nonce, plaintext, aad))
 
     def decrypt(self, handle: int, row: Algorithm, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         held = self._holding(handle, row)
-        return self._sessions.run(
-            lambda seat: encryption.decrypt(self._objects(seat, held), row, held.row, nonce, ciphertext, aad, tag),
-            held.key_id,
-        )
+        return self._use(held, lambda keys: encryption.decrypt(keys, row, held.row, nonce, ciphertext, aad, tag))
 
     # --- agreement -------------------------------------------------------------------------------------------------
 
     def agree_secret(self, handle: int, row: Algorithm, peer_public_key: bytes) -> bytes:
         held = self._agreeing(handle, row)
         peer = agreement.peer_point(held.row, peer_public_key, wrapped=self._can.wrapped_points)
-        return self._sessions.run(
-            lambda seat: agreement.agree_readable(self._objects(seat, held), held.row, peer), held.key_id
-        )
+        return self._use(held, lambda keys: agreement.agree_readable(keys, held.row, peer))
 
     def agree_key(
         self, handle: int, row: Algorithm, peer_public_key: bytes, kdf: KdfParameters | None, target: KeyTarget
@@ -185,7 +181,8 @@ class Pkcs11Provider(Provider):
         template = secret_template(target, self._can.fixed)
 
         def agree(seat: Seat) -> KeyObjects:
-            return KeyObjects(secret=agreement.agree(self._objects(seat, held), peer, target_row, template))
+            keys = self._sessions.objects(seat, held.key_id, ephemeral=held.ephemeral)
+            return KeyObjects(secret=agreement.agree(keys, peer, target_row, template))
 
         return self._make(target, target_row, agree)
 
@@ -217,10 +214,11 @@ class Pkcs11Provider(Provider):
             tried = True
             made = make(seat)
             public = b"" if made.public is None else public_key_info(row, made.public)
-            seat.keys[target.key_id] = made
+            if not target.ephemeral:  # those are used in other sessions than the one that they live in
+                seat.keys[target.key_id] = made
             return public
 
-        with self._sessions.making:
+        with self._sessions.objects_lock:
             if target.ephemeral:
                 public_key, run = self._sessions.run_ephemeral(attempt)
             else:
@@ -272,15 +270,19 @@ class Pkcs11Provider(Provider):
             raise RequestError(Status.NOT_SUPPORTED, f"This provider cannot agree with {row.name}.")
         return held
 
-    def _objects(self, seat: Seat, held: _Held) -> KeyObjects:
-        found = seat.keys.get(held.key_id)
-        if found is None:
-            found = self._sessions.objects(seat, held.key_id, ephemeral=held.ephemeral)
-        return found
+    def _use(self, held: _Held, attempt: Callable[[KeyObjects], _T]) -> _T:
+        return self._sessions.use(held.key_id, attempt, ephemeral=held.ephemeral)
 
 
 def _nothing() -> None:
     """What a second `close` does."""
+
+
+def _ended() -> ProviderError:
+    return ProviderError(
+        Status.KEY_MATERIAL_MISSING,
+        "This key was ephemeral, and has been destroyed or has ended with the provider that made it.",
+    )
 
 
 def _tampered(what: str) -> StoreError:

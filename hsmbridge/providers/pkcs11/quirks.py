@@ -17,14 +17,15 @@ class Quirks:
         manufacturer, model: how CK_TOKEN_INFO begins for such a token.
         notes: for the operator, one sentence each.
         small_rsa: bits of the RSA key of the self-check, for tokens where making a larger one takes long.
-        one_maker: making or destroying keys in several sessions at once fails now and then.
+        objects_one_by_one: making and destroying objects fails now and then beside another that is made, destroyed
+            or looked for.
     """
 
     manufacturer: str = ""
     model: str = ""
     notes: tuple[str, ...] = ()
     small_rsa: int = 2048
-    one_maker: bool = False
+    objects_one_by_one: bool = False
 
 
 _ORDINARY = Quirks()
@@ -34,8 +35,9 @@ _KNOWN: tuple[Quirks, ...] = (
         model="SoftHSM",
         small_rsa=1536,
         # Of 2,742 token key pairs made by eight threads at once 8 failed with CKR_GENERAL_ERROR or
-        # CKR_TEMPLATE_INCONSISTENT, of 291 beside session key pairs 27; of 3,532 made one after the other none.
-        one_maker=True,
+        # CKR_TEMPLATE_INCONSISTENT; beside searches 27 of 291. A search lists the token's directory and meets there
+        # the file of an object that is being made. Using objects that were found does not.
+        objects_one_by_one=True,
         notes=(
             "SoftHSM keeps its objects in files that whoever has the PIN and read access can copy.",
             "SoftHSM searches its objects one by one: the more keys, the longer the first use of each takes.",

@@ -17,6 +17,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pkcs11 import Session, Token
@@ -40,6 +41,21 @@ from hsmbridge.providers.pkcs11.quirks import quirks_of
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _RESTART = 2  # the last step of the ladder
+_SEARCHES = 3
+
+
+@dataclass(slots=True)
+class _Effort:
+    """What was done already to make one call succeed."""
+
+    found_again: bool = False
+    step: int = 0
+
+
+class _NotSoughtYet(Exception):
+    """This session has not looked for the key."""
+
+    effort: _Effort | None = None
 
 
 class TokenSessions:
@@ -47,7 +63,8 @@ class TokenSessions:
 
     Attributes:
         module, token: where they are.
-        making: to be held while keys are made or destroyed.
+        objects_lock: to be held while objects are made, destroyed or looked for; taken before a session is, so
+            that who holds a session never waits for it.
         serial, label: of the token that was opened; no other is ever used in its place.
     """
 
@@ -56,7 +73,9 @@ class TokenSessions:
         self.serial = serial_of(token)
         self.label = token.label
         self.token = token
-        self.making: AbstractContextManager[object] = threading.Lock() if quirks_of(token).one_maker else nullcontext()
+        self.objects_lock: AbstractContextManager[object] = (
+            threading.Lock() if quirks_of(token).objects_one_by_one else nullcontext()
+        )
         self._described = described(token)
         self._pin = pin
         self._refused: HsmBridgeError | None = None
@@ -71,7 +90,7 @@ class TokenSessions:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def run(self, attempt: Callable[[Seat], _T], key_id: bytes = b"") -> _T:
+    def run(self, attempt: Callable[[Seat], _T], key_id: bytes = b"", effort: _Effort | None = None) -> _T:
         """Do something in a session, again where that may help. `key_id` is the key that it is about.
 
         Raises:
@@ -83,7 +102,7 @@ class TokenSessions:
             seat = self._pool.take()
             result = attempt(seat)
         except PKCS11Error as failure:
-            return self._run_again(attempt, key_id, seat, generation, failure)
+            return self._run_again(attempt, key_id, seat, generation, failure, effort or _Effort())
         except BaseException:
             if seat is not None:
                 self._pool.give(seat)
@@ -91,8 +110,37 @@ class TokenSessions:
         self._pool.give(seat)
         return result
 
+    def use(self, key_id: bytes, attempt: Callable[[KeyObjects], _T], *, ephemeral: bool = False) -> _T:
+        """Do something with a key, in a session that has found it already where there is one.
+
+        Raises:
+            HsmBridgeError: as `run` and `objects`.
+        """
+
+        def with_found(seat: Seat) -> _T:
+            found = seat.keys.get(key_id)
+            if found is None:
+                raise _NotSoughtYet
+            return attempt(found)
+
+        effort = None
+        for _ in range(_SEARCHES):
+            try:
+                return self.run(with_found, key_id, effort)
+            except _NotSoughtYet as unsought:
+                effort = unsought.effort or effort
+            self.seek(key_id, ephemeral=ephemeral)
+        # Sessions change hands faster than they find: the rare call that meets this keeps the lock.
+        with self.objects_lock:
+            return self.run(lambda seat: attempt(self.objects(seat, key_id, ephemeral=ephemeral)), key_id, effort)
+
+    def seek(self, key_id: bytes, *, ephemeral: bool = False) -> None:
+        """Find a key in one session, where that did not happen yet."""
+        with self.objects_lock:
+            self.run(lambda seat: self.objects(seat, key_id, ephemeral=ephemeral), key_id)
+
     def objects(self, seat: Seat, key_id: bytes, *, ephemeral: bool = False) -> KeyObjects:
-        """The objects of a key in this session.
+        """The objects of a key in this session; for who holds `objects_lock`.
 
         Raises:
             ProviderError: KEY_MATERIAL_MISSING where the token does not hold it, HANDLE_UNKNOWN for an ephemeral one.
@@ -145,21 +193,25 @@ class TokenSessions:
     # --- recovery --------------------------------------------------------------------------------------------------
 
     def _run_again(
-        self, attempt: Callable[[Seat], _T], key_id: bytes, seat: Seat | None, generation: int, failure: PKCS11Error
+        self,
+        attempt: Callable[[Seat], _T],
+        key_id: bytes,
+        seat: Seat | None,
+        generation: int,
+        failure: PKCS11Error,
+        effort: _Effort,
     ) -> _T:
-        found_again = False
-        step = 0
         while True:
             cure = cure_for(failure)
-            if cure is Cure.FIND_AGAIN and not found_again and seat is not None:
-                found_again = True
+            if cure is Cure.FIND_AGAIN and not effort.found_again and seat is not None:
+                effort.found_again = True
                 seat.keys.pop(key_id, None)
                 self._pool.give(seat)
-            elif cure in {Cure.NEW_SESSION, Cure.START_AGAIN} and step < _RESTART:
+            elif cure in {Cure.NEW_SESSION, Cure.START_AGAIN} and effort.step < _RESTART:
                 if seat is not None:
                     self._pool.discard(seat)
-                step = _RESTART if cure is Cure.START_AGAIN else step + 1
-                if not self._recover(step, generation, failure):
+                effort.step = _RESTART if cure is Cure.START_AGAIN else effort.step + 1
+                if not self._recover(effort.step, generation, failure):
                     raise self._translated(failure) from failure
             else:
                 if seat is not None:
@@ -172,9 +224,11 @@ class TokenSessions:
                 result = attempt(seat)
             except PKCS11Error as again:
                 failure = again
-            except BaseException:
+            except BaseException as ending:
                 if seat is not None:
                     self._pool.give(seat)
+                if isinstance(ending, _NotSoughtYet):
+                    ending.effort = effort
                 raise
             else:
                 self._pool.give(seat)

@@ -8,6 +8,7 @@ software has no place for them that the daemon, which checks them, does not own 
 import itertools
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
@@ -159,6 +160,12 @@ class SoftwareProvider(Provider):
 
     def sign(self, handle: int, row: Algorithm, message: bytes, parameters: SignatureParameters) -> bytes:
         return self._bound(handle, row).sign(message, parameters)
+
+    def sign_many(
+        self, handle: int, row: Algorithm, messages: Sequence[bytes], parameters: SignatureParameters
+    ) -> list[bytes]:
+        sign = self._bound(handle, row).sign
+        return [sign(message, parameters) for message in messages]
 
     def verify(
         self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters
