@@ -150,7 +150,7 @@ class Caller:
         Each has a reply or an error of its own; what is wrong with the key itself is raised.
         """
         answers: list[Reply | HsmBridgeError] = []
-        for part in _parts(sizes, self.max_frame if sizes else 0):
+        for part in parts(sizes, self.max_frame if sizes else 0):
 
             def attempt(
                 connection: Connection, left: float | None, part: slice = part
@@ -251,7 +251,7 @@ def _unexpected(reply: msgspec.Struct, kind: type[msgspec.Struct]) -> WireError:
     return WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}, not {kind.__name__}.")
 
 
-def _parts(sizes: Sequence[int], max_frame: int) -> Iterator[slice]:
+def parts(sizes: Sequence[int], max_frame: int) -> Iterator[slice]:
     """Runs of requests that fit into one frame; one that is too large alone is a run of its own, to be refused."""
     start = 0
     filled = 0

@@ -9,7 +9,7 @@ the same for who wants all or an exception. What a key may not do raises KeyUseE
 from collections.abc import Sequence
 from typing import TypeVar
 
-from hsmbridge.client.calls import Buffer, Caller, octets
+from hsmbridge.client.calls import Buffer, Caller, octets, parts
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.keys import Key
 from hsmbridge.client.results import Ciphertext, Encapsulation, Mac, Signature
@@ -70,8 +70,28 @@ class KeyUse(Caller):
         parameters: SignatureParameters = DEFAULT_SIGNATURE,
         timeout: Timeout = UNSET,
     ) -> list[Signature]:
-        """Sign many messages. Raises the error of the first one that failed."""
-        return _all(self.sign_batch(key, algorithm, messages, parameters=parameters, timeout=timeout))
+        """Sign many messages, all of one frame by the same key version. Raises the error of the first that failed."""
+        return [
+            Signature(signature, reply.version)
+            for part in parts([len(data) for data in messages], self.max_frame if messages else 0)
+            for reply in [self._sign_part(key, algorithm, tuple(map(octets, messages[part])), parameters, timeout)]
+            for signature in reply.signatures
+        ]
+
+    def _sign_part(
+        self,
+        key: Key,
+        algorithm: str,
+        messages: tuple[bytes, ...],
+        parameters: SignatureParameters,
+        timeout: Timeout,
+    ) -> m.SignManyReply:
+        return self._perform(
+            m.SignManyReply,
+            lambda id_: m.SignManyRequest(id_, algorithm, messages, parameters),
+            key,
+            timeout=timeout,
+        )
 
     def verify(
         self,

@@ -267,6 +267,22 @@ class SignReply(_Message, frozen=True, array_like=True):
     version: int
 
 
+class SignManyRequest(_Message, frozen=True, array_like=True):
+    """Sign many messages by one key and in one way; all are signed, or the first failure is the answer."""
+
+    key: CryptoResourceId
+    algorithm: str
+    messages: tuple[bytes, ...]
+    parameters: SignatureParameters = DEFAULT_SIGNATURE
+
+
+class SignManyReply(_Message, frozen=True, array_like=True):
+    """In the order of the messages, all by the same key version."""
+
+    signatures: list[bytes]
+    version: int
+
+
 class VerifyRequest(_Message, frozen=True, array_like=True):
     """`version` 0 tries the active version, then rotated ones, newest first."""
 

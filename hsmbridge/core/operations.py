@@ -184,6 +184,14 @@ _ROWS: tuple[Operation, ...] = (
         idempotent=True,
         batchable=True,
     ),
+    Operation(
+        opcode=0x004A,
+        name="sign-many",
+        request=m.SignManyRequest,
+        response=m.SignManyReply,
+        requires=_uses(P.SIGN),
+        idempotent=True,
+    ),
     Operation(opcode=0x0060, name="generate", request=m.GenerateRequest, response=m.KeyReply, into_slot="slot"),
     Operation(
         opcode=0x0061,

@@ -37,6 +37,9 @@ from hsmbridge.wire.hello import negotiate, read_hello
 EXPIRY_INTERVAL = 0.02
 """Seconds between looks at the deadlines of waiting operations."""
 
+ALONE_BATCH = 64
+"""As long a batch stays on the loop where nobody is held up: a few milliseconds of short operations."""
+
 ALONE_AFTER = 0.05
 """Seconds that nobody else has spoken before a client counts as the only one."""
 
@@ -152,6 +155,12 @@ class NativeFrontEnd:
     def alone(self) -> bool:
         """Whether one client has been the only one for a while, and asks for one thing at a time."""
         return self._single and not self.runner.waiting and self.loop.time() - self._speaking_since > ALONE_AFTER
+
+    def home(self, uses: int) -> Executor | None:
+        """Where a request of so many uses of a key runs: off the loop where it would hold others up."""
+        if uses <= INLINE_BATCH or (uses <= ALONE_BATCH and self.alone()):
+            return None
+        return self.elsewhere
 
     def watch_deadlines(self) -> None:
         """Look at deadlines regularly from now on until nothing waits."""
@@ -308,38 +317,40 @@ class NativeConnection(asyncio.Protocol):
                 request_id, opcode, LimitError(Status.MALFORMED_FRAME, "Two requests under way have the same id.")
             )
             return
-        outbox.owed.add(request_id)
-        runner = self._front_end.runner
-        deadline = runner.deadline(frame.word)
+        try:
+            if frame.flags & BATCH:
+                self._run_batch(session, frame)
+                return
+            operation, request = decode_request(frame)
+        except HsmBridgeError as problem:
+            outbox.send(encode_error(request_id, opcode, problem))
+            return
+        front_end = self._front_end
+        at_once = front_end.dispatcher.at_once(session, request)
+        if at_once is not None:
+            outbox.send(self._encoded(request_id, opcode, encode_reply, at_once, None))
+            return
 
         def done(reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
             self._reply(request_id, self._encoded(request_id, opcode, encode_reply, reply, failure))
 
-        try:
-            if frame.flags & BATCH:
-                self._run_batch(session, frame, deadline)
-                return
-            operation, request = decode_request(frame)
-        except HsmBridgeError as problem:
-            done(None, problem)
-            return
-        reply = self._front_end.dispatcher.at_once(session, request)
-        if reply is not None:
-            done(reply, None)
-            return
-        runner.run(self._front_end.dispatcher.steps(session, operation, request), deadline, done)
+        outbox.owed.add(request_id)
+        deadline = front_end.runner.deadline(frame.word)
+        home = front_end.home(front_end.dispatcher.uses(request))
+        front_end.runner.run(front_end.dispatcher.steps(session, operation, request), deadline, done, home)
 
-    def _run_batch(self, session: Session, frame: Frame, deadline: float | None) -> None:
+    def _run_batch(self, session: Session, frame: Frame) -> None:
         front_end = self._front_end
         request_id, opcode = frame.request_id, frame.opcode
         operation, requests = decode_batch(frame)
+        self._outbox.owed.add(request_id)
+        deadline = front_end.runner.deadline(frame.word)
 
         def done(outcomes: list[Outcome] | None, failure: HsmBridgeError | None) -> None:
             self._reply(request_id, self._encoded(request_id, opcode, encode_batch_reply, outcomes, failure))
 
         steps = front_end.dispatcher.batch(session, operation, requests, deadline)
-        home = front_end.elsewhere if len(requests) > INLINE_BATCH else None
-        front_end.runner.run(steps, deadline, done, home)
+        front_end.runner.run(steps, deadline, done, front_end.home(len(requests)))
 
     def _greet(self, frame: Frame) -> None:
         try:

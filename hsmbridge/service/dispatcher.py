@@ -68,6 +68,11 @@ class Dispatcher:
         self.at_once = short_way.take
         self._handlers = self._table()
 
+    @staticmethod
+    def uses(request: msgspec.Struct) -> int:
+        """How many uses of a key a request asks for; a front end does not hold others up with many."""
+        return len(request.messages) if type(request) is m.SignManyRequest else 1
+
     def open(self, principal: str) -> Session:
         """A session for a new connection of a principal."""
         return Session(principal)
@@ -247,6 +252,7 @@ class Dispatcher:
                 _entry(m.SlotGrantRequest, lambda s, r, k: slots.grant(s, r)),
                 _entry(m.SlotUngrantRequest, lambda s, r, k: slots.ungrant(s, r)),
                 _entry(m.SignRequest, lambda s, r, k: use.sign(r, k)),
+                _entry(m.SignManyRequest, lambda s, r, k: use.sign_messages(r, k)),
                 _entry(m.VerifyRequest, lambda s, r, k: use.verify(r, k)),
                 _entry(m.MacRequest, lambda s, r, k: use.mac(r, k)),
                 _entry(m.MacVerifyRequest, lambda s, r, k: use.verify_mac(r, k)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import cast
 
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
@@ -65,6 +66,17 @@ class KeyUse:
             ),
         )
         return m.SignReply(signature, key.version)
+
+    def sign_messages(self, request: m.SignManyRequest, keys: Keys) -> Steps[m.SignManyReply]:
+        row = _of_kind(request.algorithm, Kind.SIGNATURE, "sign")
+        key = keys[0]
+        self._catalogue.require(key.provider, row, KeyOperation.SIGN)
+        parts = [
+            request.messages[start : start + SIGNED_TOGETHER]
+            for start in range(0, len(request.messages), SIGNED_TOGETHER)
+        ]
+        signatures = yield from self._handles.use(key, lambda handle: _signatures(key, row, handle, parts, request))
+        return m.SignManyReply(signatures, key.version)
 
     def sign_many(self, requests: Sequence[m.SignRequest], keys: Keys) -> Steps[list[m.SignReply | HsmBridgeError]]:
         """Many signatures by one key and algorithm, in one go at the provider."""
@@ -223,6 +235,18 @@ class KeyUse:
         if nonce is None:
             raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
         return nonce
+
+
+def _signatures(
+    key: AcquiredKey, row: Algorithm, handle: int, parts: list[tuple[bytes, ...]], request: m.SignManyRequest
+) -> Steps[list[bytes]]:
+    signatures: list[bytes] = []
+    together = [calls.SignManyCall(handle, row.name, part, request.parameters) for part in parts]
+    for answer in (yield from for_each(key.provider, together)):
+        if isinstance(answer, HsmBridgeError):
+            raise answer
+        signatures += cast(list[bytes], answer)
+    return signatures
 
 
 def _alike(requests: Sequence[m.SignRequest]) -> Iterator[Sequence[m.SignRequest]]:

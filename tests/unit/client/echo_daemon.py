@@ -214,6 +214,12 @@ def _sign(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
     return m.SignReply(signature_of(request.message), 1)
 
 
+def _sign_many(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+    assert isinstance(request, m.SignManyRequest)
+    peer.check(request.key)
+    return m.SignManyReply([signature_of(message) for message in request.messages], 1)
+
+
 def _verify(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
     assert isinstance(request, m.VerifyRequest)
     peer.check(request.key)
@@ -254,6 +260,7 @@ _ANSWERS: dict[type[msgspec.Struct], Answer] = {
     m.PingRequest: _ping,
     m.ResolveRequest: _resolve,
     m.SignRequest: _sign,
+    m.SignManyRequest: _sign_many,
     m.VerifyRequest: _verify,
     m.EncryptRequest: _encrypt,
     m.DecryptRequest: _decrypt,
