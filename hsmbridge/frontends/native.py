@@ -196,6 +196,7 @@ class NativeConnection(asyncio.Protocol):
         self._paused = False
         self._failed = False
         self._made = False
+        self._finishing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who the peer is from the kernel, and count it in."""
@@ -244,9 +245,16 @@ class NativeConnection(asyncio.Protocol):
             self._take_frames(frames)
 
     def finish(self) -> None:
-        """Take no further requests, and close when those under way are answered."""
+        """Take no further requests, and close when those under way are answered.
+
+        What comes from now on is left unread: the kernel then tells the peer that its connection was reset, and a
+        client knows by that that its last request was never seen and may be sent again.
+        """
         self._failed = True
         self._held = iter(())
+        self._finishing = True
+        if self._made and not self._transport.is_closing():
+            self._transport.pause_reading()
         self._outbox.finish()
 
     def shut(self) -> None:
@@ -292,7 +300,7 @@ class NativeConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take what was held, and read again once that is done. Called on the loop whenever there may be room."""
         outbox = self._outbox
-        if not self._paused or outbox.queued > MAX_QUEUED or len(outbox.owed) >= self._front_end.limits.max_in_flight:
+        if self._finishing or not self._paused or outbox.queued > MAX_QUEUED or len(outbox.owed) >= self._front_end.limits.max_in_flight:
             return
         self._paused = False
         if self._failed:
