@@ -1,6 +1,7 @@
 """`python -m hsmbridge.daemon`: what the supervisor runs for each worker. argv holds only numbers."""
 
 import asyncio
+import gc
 import logging
 import sys
 
@@ -32,6 +33,9 @@ def main() -> int:
                 "the worker cannot start", status=failure.status.name, problem=failure.message, origin=failure.origin
             )
             return EXIT_CANNOT_START
+        # What is there now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         runner.run(worker.run())
     return 0
 

@@ -134,7 +134,7 @@ class HostLane:
         waiting, self._queue = self._queue, deque()
         for ticket in waiting:
             if not ticket.cancelled:
-                ticket.resume(None, _again(reason))
+                ticket.answer(None, _again(reason))
 
     async def closed(self) -> None:
         """Return once the lane is not open (any more)."""
@@ -159,7 +159,7 @@ class HostLane:
         if ticket.cancelled:
             return
         if self.reason is not None:
-            ticket.resume(None, _again(self.reason))
+            ticket.answer(None, _again(self.reason))
             return
         connection = self._idlest()
         if connection is None:
@@ -241,7 +241,7 @@ class _HostConnection(asyncio.Protocol):
             self.attached.set_exception(failure)
         under_way, self.under_way = self.under_way, {}
         for ticket in under_way.values():
-            ticket.resume(None, _again(failure))
+            ticket.answer(None, _again(failure))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -269,7 +269,7 @@ class _HostConnection(asyncio.Protocol):
         try:
             frame = encode_call(self._next_id, ticket.call)
         except HsmBridgeError as problem:
-            ticket.resume(None, problem)
+            ticket.answer(None, problem)
             return
         ticket.begun = self._lane.loop.time()
         self.under_way[self._next_id] = ticket
@@ -307,12 +307,12 @@ class _HostConnection(asyncio.Protocol):
         try:
             reply = decode_error(frame) if frame.word else decode_call_reply(type(ticket.call), frame.body)
         except HsmBridgeError as problem:
-            ticket.resume(None, problem)
+            ticket.answer(None, problem)
             return
         if isinstance(reply, HsmBridgeError):
-            ticket.resume(None, reply)
+            ticket.answer(None, reply)
         else:
-            ticket.resume(reply, None)
+            ticket.answer(reply, None)
 
     def _forget_host(self) -> None:
         if self._pidfd >= 0:

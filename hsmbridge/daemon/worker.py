@@ -96,7 +96,8 @@ class Worker:
             slots=administration,
             information=Information(catalogue, store, self._facts()),
             audit=audit,
-            short_way=ShortWay(access, catalogue, handles, self._lanes, nonces, audit),
+            runner=self._runner,
+            short_way=ShortWay(access, catalogue, handles, self._lanes, self._runner, nonces, audit),
             clock=time.monotonic,
         )
         limits = Limits(

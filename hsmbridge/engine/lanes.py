@@ -84,6 +84,10 @@ class Ticket:
         self.lost = False
         self.cancelled = False
 
+    def answer(self, reply: calls.ProviderReply, failure: HsmBridgeError | None) -> None:
+        """Say how the call ended; once, from any thread."""
+        self.resume(reply, failure)
+
 
 class UnavailableLane:
     """Stands for a provider that cannot be used now; every call fails with the reason."""
@@ -226,7 +230,7 @@ class ThreadLane:
             with self._hung_lock:
                 ticket.ended = True
                 self._hung.discard(ticket)
-            ticket.resume(reply, failure)
+            ticket.answer(reply, failure)
             if ticket.lost:
                 return
 

@@ -54,7 +54,7 @@ class Runner:
         self._lanes = lanes
         self._store = store
         self._clock = clock
-        self._waiting: set[_Running[Any]] = set()
+        self._waiting: set[_Running[Any] | _Single] = set()
 
     @property
     def waiting(self) -> int:
@@ -83,12 +83,33 @@ class Runner:
             self._waiting.add(running)
         home.submit(partial(self._advance, running, None, None))
 
+    def call(self, lane: Lane, call: ProviderCall, deadline: float | None, done: Done[ProviderReply]) -> None:
+        """One provider call with no operation around it, for what has nothing to clean up. Raises what `submit` does.
+
+        Args:
+            lane: does the call.
+            call: the call.
+            deadline: in seconds of the runner's clock, or None.
+            done: takes the outcome, from any thread.
+        """
+        single = _Single(lane, call, deadline, done, self._waiting)
+        if deadline is not None:
+            self._waiting.add(single)
+        try:
+            lane.submit(single)
+        except HsmBridgeError:
+            if single.is_mine():
+                raise
+
     def expire(self) -> None:
         """Give up what has passed its deadline. To be called every few milliseconds while operations wait."""
         now = self._clock()
         for running in self._waiting.copy():  # one atomic step: other threads add and discard at any time
             if running.deadline is not None and running.deadline <= now:
-                self._expire(running, now)
+                if isinstance(running, _Single):
+                    running.give_up()
+                else:
+                    self._expire(running, now)
 
     def _expire(self, running: "_Running[Any]", now: float) -> None:
         # It may be between two waits just now, or go on after a store action: its next call is limited as well.
@@ -181,7 +202,7 @@ class Runner:
             try:
                 lane.submit(ticket)
             except HsmBridgeError as refusal:
-                ticket.resume(None, refusal)
+                ticket.answer(None, refusal)
         return answers if next(answered) == last and running.take_turn(turn) else None
 
     def _wait(self, running: "_Running[Any]", turn: int, under_way: "_UnderWay | None") -> None:
@@ -267,6 +288,50 @@ class _Running(Generic[T]):
                 _log.info("operation ended after its deadline", status=failure.status.name)
             return
         done(value, failure)
+
+
+class _Single(Ticket):
+    """One provider call that somebody waits for; ticket and waiting in one, so that no cycle is left to collect."""
+
+    __slots__ = ("_done", "_lane", "_taken", "_waiting", "deadline")
+
+    def __init__(
+        self,
+        lane: Lane,
+        call: ProviderCall,
+        deadline: float | None,
+        done: Done[ProviderReply],
+        waiting: "set[_Running[Any] | _Single]",
+    ) -> None:
+        super().__init__(call, _unheard)
+        self.deadline = deadline
+        self._lane = lane
+        self._done = done
+        self._waiting = waiting
+        self._taken = [None]
+
+    def answer(self, reply: ProviderReply, failure: HsmBridgeError | None) -> None:
+        if self.is_mine():
+            self._done(reply, failure)
+
+    def is_mine(self) -> bool:
+        """Whether the caller is the first to end this; popping a list is atomic."""
+        try:
+            self._taken.pop()
+        except IndexError:
+            return False
+        self._waiting.discard(self)
+        return True
+
+    def give_up(self) -> None:
+        """The deadline has passed."""
+        if self.is_mine():
+            self._lane.give_up(self)
+            self._done(None, error(Status.OPERATION_TIMED_OUT))
+
+
+def _unheard(_: ProviderReply, __: HsmBridgeError | None) -> None:
+    raise AssertionError("a single call is answered by its own method")
 
 
 def _attempt(lane: Lane, call: ProviderCall) -> ProviderReply | HsmBridgeError:

@@ -300,7 +300,12 @@ class NativeConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take what was held, and read again once that is done. Called on the loop whenever there may be room."""
         outbox = self._outbox
-        if self._finishing or not self._paused or outbox.queued > MAX_QUEUED or len(outbox.owed) >= self._front_end.limits.max_in_flight:
+        if (
+            self._finishing
+            or not self._paused
+            or outbox.queued > MAX_QUEUED
+            or len(outbox.owed) >= self._front_end.limits.max_in_flight
+        ):
             return
         self._paused = False
         if self._failed:
@@ -333,19 +338,16 @@ class NativeConnection(asyncio.Protocol):
         except HsmBridgeError as problem:
             outbox.send(encode_error(request_id, opcode, problem))
             return
-        front_end = self._front_end
-        at_once = front_end.dispatcher.at_once(session, request)
-        if at_once is not None:
-            outbox.send(self._encoded(request_id, opcode, encode_reply, at_once, None))
-            return
 
         def done(reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
             self._reply(request_id, self._encoded(request_id, opcode, encode_reply, reply, failure))
 
         outbox.owed.add(request_id)
+        front_end = self._front_end
+        dispatcher = front_end.dispatcher
         deadline = front_end.runner.deadline(frame.word)
-        home = front_end.home(front_end.dispatcher.uses(request))
-        front_end.runner.run(front_end.dispatcher.steps(session, operation, request), deadline, done, home)
+        home = front_end.home(dispatcher.uses(request))
+        dispatcher.dispatch(session, operation, request, deadline, done, home)
 
     def _run_batch(self, session: Session, frame: Frame) -> None:
         front_end = self._front_end

@@ -16,7 +16,8 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
-from hsmbridge.core.operations import Operation
+from hsmbridge.core.operations import OPERATION_FOR, Operation
+from hsmbridge.engine.runner import Executor, Runner
 from hsmbridge.engine.steps import Steps, ended, outcome
 from hsmbridge.keys.access import AcquiredKey, visible
 from hsmbridge.service.audit import AuditRecord, AuditSink
@@ -25,7 +26,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking, agreement_of
 from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.session import Session
-from hsmbridge.service.short_way import ShortWay
+from hsmbridge.service.short_way import Done, ShortWay
 from hsmbridge.service.slots import SlotAdministration
 
 Outcome = msgspec.Struct | HsmBridgeError
@@ -52,12 +53,10 @@ class Dispatcher:
         information: Information,
         audit: AuditSink,
         short_way: ShortWay,
+        runner: Runner,
         clock: Callable[[], float],
     ) -> None:
-        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines.
-
-        `at_once` answers what can be answered without a step, or None; `steps` then takes it from the beginning.
-        """
+        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines."""
         self._access = access
         self._use = use
         self._making = making
@@ -65,8 +64,40 @@ class Dispatcher:
         self._information = information
         self._audit = audit
         self._clock = clock
-        self.at_once = short_way.take
+        self._runner = runner
+        self._short_way = short_way
+        short_way.bind(self._after_failure)
         self._handlers = self._table()
+
+    def dispatch(
+        self,
+        session: Session,
+        operation: Operation,
+        request: msgspec.Struct,
+        deadline: float | None,
+        done: Done,
+        home: Executor | None,
+    ) -> None:
+        """Have a request done, the short way where that leads there. Arguments as those of `Runner.run`."""
+        if home is not None or not self._short_way.take(session, request, deadline, done):
+            self._runner.run(self.steps(session, operation, request), deadline, done, home)
+
+    def _after_failure(
+        self,
+        session: Session,
+        request: msgspec.Struct,
+        key: AcquiredKey,
+        deadline: float | None,
+        done: Done,
+        failure: HsmBridgeError | None,
+    ) -> None:
+        """A key that its provider has forgotten is loaded on the long way; any other failure is audited and told."""
+        operation = OPERATION_FOR[type(request)]
+        if failure is not None and failure.status is not Status.HANDLE_UNKNOWN:
+            self._close_record(session, operation, request, (key,), 0, failure.status)
+            done(None, failure)
+        else:
+            self._runner.run(self.steps(session, operation, request), deadline, done)
 
     @staticmethod
     def uses(request: msgspec.Struct) -> int:
