@@ -77,6 +77,9 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
         random: answers RandomCall.
         lists: answers ListCall, so that orphans can be found.
         notes: what an operator should know, one sentence each.
+        adopts: answers ExamineCall and AdoptCall.
+        attests: answers AttestCall.
+        exports: the formats that ExportCall takes.
     """
 
     scheme: str
@@ -88,6 +91,9 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
     lists: bool
     protection: Protection
     notes: tuple[str, ...] = ()
+    adopts: bool = False
+    attests: bool = False
+    exports: tuple[str, ...] = ()
 
 
 class Encrypted(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +109,40 @@ class Encapsulated(msgspec.Struct, frozen=True, array_like=True):
 
     ciphertext: bytes
     secret: bytes
+
+
+class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
+    """A key that is there already, made by somebody else.
+
+    Attributes:
+        key_type: a row of the key type table.
+        permissions: what its token lets it be used for, as a KeyOperationPermission.
+        public_key: SubjectPublicKeyInfo in DER, or b"" for secret keys.
+        label: what its maker called it, or "".
+    """
+
+    key_type: str
+    permissions: int
+    public_key: bytes
+    label: str = ""
+
+
+class Attestation(msgspec.Struct, frozen=True, array_like=True):
+    """What a token says of a key that it holds, signed by the token.
+
+    Attributes:
+        format: how `statement` and `signature` are to be read, such as "tpm2-certify".
+        statement: what was signed.
+        signature: over `statement`, by the attestation key.
+        attestation_key: SubjectPublicKeyInfo in DER.
+        certificates: of the attestation or endorsement key, DER, as far as the token has any.
+    """
+
+    format: str
+    statement: bytes
+    signature: bytes
+    attestation_key: bytes
+    certificates: tuple[bytes, ...] = ()
 
 
 class _Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -275,6 +315,46 @@ class UnwrapCall(_Call, frozen=True, array_like=True, tag="unwrap"):
     target: KeyTarget
 
 
+class ExamineCall(_Call, frozen=True, array_like=True, tag="examine"):
+    """Look at a key that the provider did not make. → ForeignKey, or KEY_MATERIAL_MISSING where it is not there.
+
+    Attributes:
+        uri: where it is on a token or TPM (a PKCS#11 URI, RFC 7512; a persistent handle), or "".
+        material: the key in a form that only this token can open, such as a TSS2 PRIVATE KEY, or b"".
+    """
+
+    uri: str
+    material: bytes = b""
+
+
+class AdoptCall(_Call, frozen=True, array_like=True, tag="adopt"):
+    """Take over a key that ExamineCall found, where it is. → MadeKey."""
+
+    target: KeyTarget
+    uri: str
+    material: bytes = b""
+
+
+class ExportCall(_Call, frozen=True, array_like=True, tag="export"):
+    """A private key in a form that nobody reads in the clear. → bytes.
+
+    Attributes:
+        format: such as "tss2", the TSS2 PRIVATE KEY that its own TPM loads, or "tpm2-duplicate".
+        recipient: whom it is for, in the terms of the format, or b"".
+    """
+
+    handle: int
+    format: str
+    recipient: bytes = b""
+
+
+class AttestCall(_Call, frozen=True, array_like=True, tag="attest"):
+    """Have the token state what it knows of a key, over a nonce of the asker. → Attestation."""
+
+    handle: int
+    nonce: bytes
+
+
 class DigestCall(_Call, frozen=True, array_like=True, tag="digest"):
     """→ bytes."""
 
@@ -309,11 +389,17 @@ ProviderCall = (
     | DeriveKeyCall
     | WrapCall
     | UnwrapCall
+    | ExamineCall
+    | AdoptCall
+    | ExportCall
+    | AttestCall
     | DigestCall
     | RandomCall
 )
 
-ProviderReply = None | bytes | int | list[bytes] | Description | MadeKey | Encrypted | Encapsulated
+ProviderReply = (
+    None | bytes | int | list[bytes] | Description | MadeKey | Encrypted | Encapsulated | ForeignKey | Attestation
+)
 
 REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
     {
@@ -337,6 +423,10 @@ REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
         DeriveKeyCall: MadeKey,
         WrapCall: bytes,
         UnwrapCall: MadeKey,
+        ExamineCall: ForeignKey,
+        AdoptCall: MadeKey,
+        ExportCall: bytes,
+        AttestCall: Attestation,
         DigestCall: bytes,
         RandomCall: bytes,
     }

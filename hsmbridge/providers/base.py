@@ -134,6 +134,26 @@ class Provider(ABC):
         """Take in a wrapped key. Raises DecryptionFailed whatever is wrong with it."""
         raise _lacks(f"unwrap with {row.name}")
 
+    def examine(self, uri: str, material: bytes) -> calls.ForeignKey:
+        """A key that is there already and that hsmbridge did not make.
+
+        Raises ProviderError: KEY_MATERIAL_MISSING where nothing is there, WRONG_TOKEN where it belongs to another;
+        RequestError (INVALID_ARGUMENT) where uri or material name no key, or more than one.
+        """
+        raise _lacks("adopt keys")
+
+    def adopt(self, target: calls.KeyTarget, uri: str, material: bytes) -> calls.MadeKey:
+        """Take over, where it is, the key that `examine` found; its reference leads there from now on."""
+        raise _lacks("adopt keys")
+
+    def export(self, handle: int, format_: str, recipient: bytes) -> bytes:
+        """The private key in a form that nobody reads in the clear."""
+        raise _lacks(f"export keys as {format_}")
+
+    def attest(self, handle: int, nonce: bytes) -> calls.Attestation:
+        """What the token states of the key, signed together with the nonce."""
+        raise _lacks("attest keys")
+
     def digest(self, row: Algorithm, data: bytes) -> bytes:
         """The hash of `data`."""
         raise _lacks(f"compute {row.name}")
@@ -208,6 +228,10 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
                 calls.UnwrapCall,
                 lambda p, c: p.unwrap(c.handle, algorithm(c.algorithm), c.material, c.format, c.iv, c.aad, c.target),
             ),
+            _entry(calls.ExamineCall, lambda p, c: p.examine(c.uri, c.material)),
+            _entry(calls.AdoptCall, lambda p, c: p.adopt(c.target, c.uri, c.material)),
+            _entry(calls.ExportCall, lambda p, c: p.export(c.handle, c.format, c.recipient)),
+            _entry(calls.AttestCall, lambda p, c: p.attest(c.handle, c.nonce)),
             _entry(calls.DigestCall, lambda p, c: p.digest(algorithm(c.algorithm), c.data)),
             _entry(calls.RandomCall, lambda p, c: p.random(c.length)),
         )
