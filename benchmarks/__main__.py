@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-SUITES = ("core",)
+SUITES = ("core", "providers", "pkcs11")
 
 
 def main() -> int:
@@ -14,13 +14,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench")
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--turns", type=int, default=12, help="turns of each side")
+    parser.add_argument("--turns", type=int, default=0, help="turns of each side; the suite's own number by default")
     arguments = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     sys.stderr.write(f"{platform.machine()}, Python {platform.python_version()}, commit {commit.stdout.strip()}\n")
     suite = importlib.import_module(f"benchmarks.{arguments.suite}")
     missed = False
-    for result in suite.run(arguments.only, arguments.turns):
+    for result in suite.run(arguments.only, arguments.turns or suite.TURNS):
         result.print()
         missed = missed or result.holds is False
     return 1 if missed else 0

@@ -16,18 +16,22 @@ Contender = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of output. `ours` and `against` are medians of rates; `ratio` is the median over pairs of turns."""
+    """One line of output. `ours` and `against` are medians of rates; `ratio` is the median over pairs of turns.
+
+    `reason` says why a ratio is low, or why there is none.
+    """
 
     suite: str
     case: str
     ours: float
-    against: float
+    against: float | None
     against_name: str
-    ratio: float
+    ratio: float | None
     unit: str
     repeats: int
     target: float | None
     holds: bool | None
+    reason: str | None = None
 
     def print(self) -> None:
         """Write the JSON line."""

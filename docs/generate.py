@@ -20,7 +20,7 @@ from typing import cast, get_args
 import msgspec
 from msgspec import inspect
 
-from hsmbridge.config import ByteSize, Config, FileMode, expected
+from hsmbridge.config import ByteSize, Config, FileMode, FrontEnds, expected
 from hsmbridge.core.algorithms import ALGORITHMS, PERMISSION_FOR, Algorithm, KeyOperation, Kind
 from hsmbridge.core.errors import STATUS_TABLE, Category, RequestError, error
 from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
@@ -101,14 +101,35 @@ class Backend(msgspec.Struct, frozen=True):
     algorithms: dict[str, list[str]]
 
 
+HEADS: Mapping[str, str] = {
+    "software": "software",
+    "oqs": "oqs",
+    "softhsm": "SoftHSM",
+    "softokn": "softokn",
+    "kryoptic": "kryoptic",
+    "tpm": "swtpm",
+}
+"""The columns in order, by the tables of pinned_rows.toml; one that is not here comes last, under its own name."""
+
+STANDS_FOR: Mapping[str, str] = {
+    "software": "keys of the `cryptography` library",
+    "oqs": "liboqs, as `./dev liboqs` builds it",
+    "softhsm": "a PKCS#11 provider over SoftHSM 2.6",
+    "softokn": "one over the token of NSS",
+    "kryoptic": "one over kryoptic, a token with PKCS#11 3.2, as `./dev kryoptic` builds it; run with `--all`",
+    "tpm": "a TPM provider over swtpm",
+}
+
+
 def backends() -> Mapping[str, Backend]:
-    """What the conformance suite runs, by provider."""
-    return msgspec.convert(tomllib.loads(PINNED.read_text()), dict[str, Backend])
+    """What the conformance suite runs, by provider, in the order of the columns."""
+    read = msgspec.convert(tomllib.loads(PINNED.read_text()), dict[str, Backend])
+    return {name: read[name] for name in (*HEADS, *read) if name in read}
 
 
 def by_provider(name: str) -> str:
     """The providers that an algorithm runs on."""
-    return ", ".join(backend for backend, pinned in backends().items() if name in pinned.algorithms)
+    return ", ".join(HEADS.get(one, one) for one, pinned in backends().items() if name in pinned.algorithms)
 
 
 # --- Pages ------------------------------------------------------------------------------------------------------------
@@ -197,7 +218,10 @@ def key_types_page() -> str:
     ]
     for family in Family:
         rows = [row for row in KEY_TYPES.values() if row.family is family]
-        lines = [key_type_row(row, [name for name, one in pinned.items() if row.name in one.key_types]) for row in rows]
+        lines = [
+            key_type_row(row, [HEADS.get(name, name) for name, one in pinned.items() if row.name in one.key_types])
+            for row in rows
+        ]
         parts += [f"## {family[0].upper()}{family[1:]}", table(head, lines)]
     return "\n\n".join(parts)
 
@@ -524,17 +548,25 @@ def providers_page() -> str:
     """providers.md"""
     pinned = backends()
     names = list(pinned)
+    heads = [HEADS.get(name, name) for name in names]
+    stands_for = "; ".join(f"*{HEADS[name]}*, {what}" for name, what in STANDS_FOR.items() if name in pinned)
+    filled = sum(len(operations) for one in pinned.values() for operations in one.algorithms.values())
     parts = [
         "# What providers can do",
+        prose(f"""
+            By provider and algorithm, the operations: {filled} of them, each of which the conformance suite
+            (`./dev test conformance`) performs against the real thing and checks against another implementation, or,
+            where a key cannot leave its token, against the inverse operation. The suite fails where a provider claims
+            less or more than stands here, and where an operation that stands here is not run. The columns:
+            {stands_for}.
+        """),
         prose("""
-            Every cell is run by the conformance suite against the real thing and cross-checked with an independent
-            implementation: `software` is the `cryptography` library, `softhsm` a PKCS#11 provider over SoftHSM, `tpm`
-            a TPM provider over swtpm. A provider probes its token when it starts and offers what it finds, so another
-            HSM or TPM may have more or less; `hsmbridge providers` shows it.
+            A provider probes its token when it starts and offers what it finds, so another HSM or TPM may have more or
+            less; `hsmbridge providers` shows it. What each costs: [performance](../performance.md).
         """),
         "## Algorithms",
         table(
-            ["algorithm", *names],
+            ["algorithm", *heads],
             [
                 (code(row.name), *(", ".join(ordered(pinned[name].algorithms.get(row.name, ()))) for name in names))
                 for row in ALGORITHMS.values()
@@ -544,7 +576,7 @@ def providers_page() -> str:
         "## Key types",
         "*Generated*, or *imported* in the clear.",
         table(
-            ["key type", *names],
+            ["key type", *heads],
             [
                 (code(row.name), *(made(row, pinned[name]) for name in names))
                 for row in KEY_TYPES.values()
@@ -571,6 +603,11 @@ def configuration_page() -> str:
     """configuration.md"""
     sections = []
     for field in msgspec.structs.fields(Config):
+        if field.type is FrontEnds:
+            for door in msgspec.structs.fields(FrontEnds):
+                section = cast(type[msgspec.Struct], get_args(door.type)[0])
+                sections += [f"## `[{field.name}.{door.name}]`", sentence(getdoc(section)), settings_table(section)]
+            continue
         named = isinstance(inspect.type_info(field.type), inspect.DictType)
         name = f"{field.name}.NAME" if named else field.name
         section = cast(type[msgspec.Struct], get_args(field.type)[1] if named else field.type)

@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
     """A group that imports a command when it is called, or when its help is asked for."""
 
     def __init__(self, name: str, modules: Mapping[str, str], summary: str) -> None:
-        """`modules` names, for each command, the module that has it under the same name."""
+        """`modules` names, for each command, the module that has it under the same name, with _ for -."""
         super().__init__(name, help=summary, context_settings={"help_option_names": ["-h", "--help"]})
         self._modules = modules
 
@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
         module = self._modules.get(cmd_name)
         if module is None:
             return None
-        found: object = getattr(importlib.import_module(module), cmd_name)
+        found: object = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         return found if isinstance(found, click.Command) else None
 
 
@@ -58,8 +58,15 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "derive": "hsmbridge.cli.derivation",
         "encapsulate": "hsmbridge.cli.encapsulation",
         "decapsulate": "hsmbridge.cli.encapsulation",
+        "wrap": "hsmbridge.cli.wrapping",
+        "unwrap": "hsmbridge.cli.wrapping",
+        "cert": "hsmbridge.cli.certificates",
+        "trust": "hsmbridge.cli.trust",
+        "crl": "hsmbridge.cli.trust",
         "digest": "hsmbridge.cli.keyless",
         "random": "hsmbridge.cli.keyless",
+        "pkcs11": "hsmbridge.cli.pkcs11",
+        "ssh-agent": "hsmbridge.cli.ssh_agent",
         "config": "hsmbridge.cli.configuration",
         "lab": "hsmbridge.lab.cli",
     }

@@ -33,7 +33,10 @@ def check(config_file: str | None, as_json: bool) -> None:
             ("runtime_dir", f"{found.runtime_dir}"),
             ("state_dir", f"{found.state_dir}"),
             ("store", found.store_url),
-            ("master key", "passphrase" if found.store.protector == "passphrase" else f"key file {found.key_file}"),
+            (
+                "master key",
+                f"key file {found.key_file}" if found.store.protector == "keyfile" else found.store.protector,
+            ),
             ("workers", f"{found.daemon.workers}"),
             ("providers", ", ".join(f"{name} ({found.isolation(name)})" for name in found.providers)),
             ("namespaces", ", ".join(found.namespaces)),

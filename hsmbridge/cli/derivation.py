@@ -6,8 +6,8 @@ from hsmbridge.cli.files import read_small
 from hsmbridge.cli.kdf_options import KdfOptions, kdf_options
 from hsmbridge.cli.options import Client, client_options, slot_option
 from hsmbridge.cli.output import print_json, print_line
-from hsmbridge.cli.pem import public_key_der
 from hsmbridge.client import AgreeKeyParams, DeriveKeyParams
+from hsmbridge.client.key_formats.pem import public_key_der
 from hsmbridge.core.errors import RequestError, Status
 
 _into_option = click.option(

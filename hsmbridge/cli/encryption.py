@@ -5,10 +5,22 @@ With an AEAD a file gets the header and chunks of `hsmbridge.client.file_format`
 encryption just what `openssl pkeyutl` reads and writes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
 from hsmbridge.cli.defaults import default_algorithm
-from hsmbridge.cli.files import STANDARD, encode_base64, read_input, read_small, write_output
+from hsmbridge.cli.files import STANDARD, encode_base64, read_small, write_output
+from hsmbridge.cli.long_data import LongInput, opened_input, pending_output
+from hsmbridge.cli.long_files import (
+    check_version,
+    decrypt_bare,
+    decrypt_chunks,
+    encrypt_bare,
+    encrypt_chunks,
+    header_of,
+)
 from hsmbridge.cli.options import (
     Client,
     algorithm_option,
@@ -45,14 +57,23 @@ def encrypt(
     """Encrypt a file."""
     with client.stack() as stack:
         info, row = _chosen(stack, slot, algorithm)
-        plaintext = read_input(input_, stack.max_frame)
-        aad = _aad(row, aad_file)
-        if _is_bare(row, raw):
-            sealed = stack.encrypt(slot, row.name, plaintext, aad=aad)
-            version, data = sealed.version, sealed.nonce + sealed.ciphertext + sealed.tag
-        else:
-            version, data = _encrypt_file(stack, info.name, row, plaintext, aad)
-    _give(client, {"slot": info.name, "algorithm": row.name, "version": version}, "ciphertext", data, output)
+        with opened_input(input_, stack.max_frame) as plaintext:
+            aad = _aad(row, aad_file)
+            document: dict[str, Json] = {"slot": info.name, "algorithm": row.name}
+            if isinstance(plaintext, LongInput):
+                with pending_output(output, as_json=client.as_json) as sink:
+                    if _is_bare(row, raw):
+                        version = encrypt_bare(stack, slot, row, plaintext, sink, aad)
+                    else:
+                        version = encrypt_chunks(stack, info.name, row, plaintext, sink, aad)
+                _say(client, {**document, "version": version}, output)
+                return
+            if _is_bare(row, raw):
+                sealed = stack.encrypt(slot, row.name, plaintext, aad=aad)
+                version, data = sealed.version, sealed.nonce + sealed.ciphertext + sealed.tag
+            else:
+                version, data = _encrypt_file(stack, info.name, row, plaintext, aad)
+    _give(client, {**document, "version": version}, "ciphertext", data, output)
 
 
 @click.command()
@@ -75,8 +96,10 @@ def decrypt(
     version: int,
 ) -> None:
     """Decrypt a file. Nothing is written before all of it is authenticated."""
-    with client.stack() as stack:
-        data = read_input(input_, _file_limit(stack.max_frame))
+    with client.stack() as stack, opened_input(input_, stack.max_frame) as data:
+        if isinstance(data, LongInput):
+            _decrypt_long(client, stack, slot, algorithm, data, output, aad_file, raw, version)
+            return
         if slot is None:
             slot = _slot_of(data)
         info, row = _chosen(stack, slot, algorithm)
@@ -86,6 +109,34 @@ def decrypt(
         else:
             plaintext = _decrypt_file(stack, slot, row, data, aad, version)
     _give(client, {"slot": info.name, "algorithm": row.name}, "plaintext", plaintext, output)
+
+
+def _decrypt_long(
+    client: Client,
+    stack: CryptoStack,
+    slot: str | None,
+    algorithm: str | None,
+    source: LongInput,
+    output: str,
+    aad_file: str | None,
+    raw: bool,
+    version: int,
+) -> None:
+    if slot is None:
+        begin = source.read_exactly(ff.HEADER_MAX)
+        source.put_back(begin)
+        slot = _slot_of(begin)
+    info, row = _chosen(stack, slot, algorithm)
+    aad = _aad(row, aad_file)
+    with pending_output(output, as_json=client.as_json, secret=True) as sink:
+        if _is_bare(row, raw):
+            decrypt_bare(stack, slot, row, source, sink, aad, version)
+        else:
+            header = header_of(source)
+            check_version(header, version)
+            with _told_of(header, slot):
+                decrypt_chunks(stack, slot, row, header, source, sink, aad)
+    _say(client, {"slot": info.name, "algorithm": row.name}, output)
 
 
 def _encrypt_file(stack: CryptoStack, name: str, row: Algorithm, plaintext: bytes, aad: bytes) -> tuple[int, bytes]:
@@ -101,19 +152,23 @@ def _encrypt_file(stack: CryptoStack, name: str, row: Algorithm, plaintext: byte
 
 def _decrypt_file(stack: CryptoStack, slot: str, row: Algorithm, data: bytes, aad: bytes, version: int) -> bytes:
     header, chunks = ff.split_file(data)
-    if version and version != header.version:
-        raise RequestError(
-            Status.INVALID_ARGUMENT, f"The file was encrypted by key version {header.version}, not {version}."
-        )
-    try:
+    check_version(header, version)
+    with _told_of(header, slot):
         pieces = stack.decrypt_many(slot, row.name, chunks, aads=ff.chunk_aads(header.file_id, len(chunks), aad))
+    return b"".join(pieces)
+
+
+@contextmanager
+def _told_of(header: ff.FileHeader, slot: str) -> Iterator[None]:
+    """Where decryption fails, say that the file names another slot, if it does."""
+    try:
+        yield
     except DecryptionFailed as problem:
         if header.slot.rpartition("/")[2] != slot.rpartition("/")[2]:
             raise DecryptionFailed(
                 problem.status, f"{problem.message} The file says that slot {header.slot} encrypted it."
             ) from None
         raise
-    return b"".join(pieces)
 
 
 def _chosen(stack: CryptoStack, slot: str, name: str | None) -> tuple[SlotInfo, Algorithm]:
@@ -140,20 +195,21 @@ def _bare(row: Algorithm, data: bytes, version: int) -> Ciphertext:
 def _slot_of(data: bytes) -> str:
     if not ff.is_encrypted_file(data):
         raise RequestError(Status.INVALID_ARGUMENT, "The file does not say which slot encrypted it; give --slot.")
-    return ff.split_file(data)[0].slot
+    return ff.read_header(data)[0].slot
 
 
 def _aad(row: Algorithm, file: str | None) -> bytes:
     if file is None:
         return b""
-    if row.kind is not Kind.AEAD:
+    if not row.takes_aad:
         raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} takes no associated data; use an AEAD.")
     return read_small(file)
 
 
-def _file_limit(max_frame: int) -> int:
-    chunks = max_frame // ff.CHUNK_SIZE + 1
-    return max_frame + chunks * (ff.NONCE_SIZE + ff.TAG_SIZE) + 1024
+def _say(client: Client, document: dict[str, Json], output: str) -> None:
+    """What is said of output that was written already."""
+    if client.as_json:
+        print_json({**document, "out": output})
 
 
 def _give(client: Client, document: dict[str, Json], what: str, data: bytes, output: str) -> None:

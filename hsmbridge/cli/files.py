@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hsmbridge.core.errors import LimitError, RequestError, Status
+from hsmbridge.core.secrets import Secret
 
 STANDARD = "-"
+_PASSPHRASE_MAX = 4096
 
 
 def read_input(name: str, limit: int) -> bytes:
@@ -31,7 +33,7 @@ def read_input(name: str, limit: int) -> bytes:
                     raise _too_large(name, f"{found.st_size:,}", limit)
                 data = file.read(limit + 1)
     except OSError as problem:
-        raise _unusable(name, "read", problem) from None
+        raise unusable(name, "read", problem) from None
     if len(data) > limit:
         raise _too_large(name, f"more than {limit:,}", limit)
     return data
@@ -48,11 +50,39 @@ def write_output(name: str, data: bytes, *, secret: bool = False) -> None:
         if name == STANDARD:
             _write_standard(data)
         else:
-            _write_file(Path(name), data, 0o600 if secret else 0o666 & ~_umask())
+            _write_file(Path(name), data, mode_of_output(secret=secret))
     except BrokenPipeError:
         raise
     except OSError as problem:
-        raise _unusable(name, "written", problem) from None
+        raise unusable(name, "written", problem) from None
+
+
+def read_passphrase(file: str | None, descriptor: int | None) -> Secret | None:
+    """A passphrase from a file that only its owner reads, or from an inherited descriptor; None where neither is named.
+
+    One line end after it is dropped. Raises RequestError (INVALID_ARGUMENT).
+    """
+    if file is not None and descriptor is not None:
+        raise RequestError(Status.INVALID_ARGUMENT, "The passphrase comes from a file or a descriptor, not from both.")
+    try:
+        if file is not None:
+            with Path(file).open("rb") as opened:
+                if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+                    raise RequestError(
+                        Status.INVALID_ARGUMENT, f"{file} can be read by others; let it be your own with mode 0600."
+                    )
+                content = opened.read(_PASSPHRASE_MAX + 1)
+        elif descriptor is not None:
+            with os.fdopen(descriptor, "rb") as opened:
+                content = opened.read(_PASSPHRASE_MAX + 1)
+        else:
+            return None
+    except OSError as problem:
+        raise unusable(file or f"Descriptor {descriptor}", "read", problem) from None
+    content = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not 0 < len(content) <= _PASSPHRASE_MAX:
+        raise RequestError(Status.INVALID_ARGUMENT, f"A passphrase has 1 to {_PASSPHRASE_MAX} bytes, on one line.")
+    return Secret(content)
 
 
 def encode_base64(data: bytes) -> str:
@@ -96,6 +126,11 @@ def _write_file(path: Path, data: bytes, mode: int) -> None:
         raise
 
 
+def mode_of_output(*, secret: bool) -> int:
+    """The mode of a new file: a secret is only its owner's."""
+    return 0o600 if secret else 0o666 & ~_umask()
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -111,6 +146,7 @@ def _too_large(name: str, size: str, limit: int) -> LimitError:
     )
 
 
-def _unusable(name: str, verb: str, problem: OSError) -> RequestError:
+def unusable(name: str, verb: str, problem: OSError) -> RequestError:
+    """What is raised for a file that cannot be "read" or "written"."""
     what = {"read": "The input", "written": "The output"}[verb] if name == STANDARD else name
     return RequestError(Status.INVALID_ARGUMENT, f"{what} cannot be {verb}: {problem.strerror or problem}.")

@@ -2,7 +2,8 @@
 
 import click
 
-from hsmbridge.cli.files import STANDARD, encode_base64, read_input, write_output
+from hsmbridge.cli.files import STANDARD, encode_base64, write_output
+from hsmbridge.cli.long_data import LongInput, opened_input
 from hsmbridge.cli.options import Client, client_options, in_option, out_option
 from hsmbridge.cli.output import print_json, print_line
 
@@ -18,8 +19,13 @@ _provider_option = click.option("--provider", default="", metavar="NAME", help="
 @client_options
 def digest(client: Client, algorithm: str, provider: str, input_: str, output: str | None) -> None:
     """Compute the digest of a file."""
-    with client.stack() as stack:
-        made = stack.digest(algorithm, read_input(input_, stack.max_frame), provider=provider)
+    with client.stack() as stack, opened_input(input_, stack.max_frame) as data:
+        if isinstance(data, LongInput):
+            with stack.digest_context(algorithm, provider=provider) as context:
+                context.update_from(data)
+                made = context.finalize()
+        else:
+            made = stack.digest(algorithm, data, provider=provider)
     if output is not None:
         write_output(output, made)
     if client.as_json:

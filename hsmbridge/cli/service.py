@@ -24,6 +24,7 @@ def status(client: Client) -> None:
                 "workers": found.workers,
                 "uptime": round(found.uptime, 3),
                 "connections": found.connections,
+                "contexts": found.contexts,
                 "principal": found.principal,
                 "store": found.store,
                 "protector": found.protector,
@@ -37,6 +38,7 @@ def status(client: Client) -> None:
             ("processes", f"worker {found.pid} of {found.workers}, supervisor {found.supervisor_pid}"),
             ("running for", _duration(found.uptime)),
             ("connections", f"{found.connections}"),
+            ("open contexts", f"{found.contexts} of this worker"),
             ("store", f"{found.store}, master key under a {found.protector}"),
             ("most data in a call", f"{max_frame:,} bytes"),
             ("you are", found.principal),
@@ -91,6 +93,9 @@ def provider_document(provider: ProviderInfo) -> dict[str, Json]:
         "key_types": list(provider.key_types),
         "algorithms": {claim.algorithm: list(claim.operations) for claim in provider.claims},
         "notes": list(provider.notes),
+        "adopts": provider.adopts,
+        "attests": provider.attests,
+        "exports": list(provider.exports),
     }
 
 
@@ -117,6 +122,9 @@ def _show(provider: ProviderInfo) -> None:
             ("token", _token(provider)),
             ("uri", provider.token.uri if provider.token is not None else ""),
             ("key types", ", ".join(provider.key_types)),
+            ("adopts", "keys that are there already" if provider.adopts else ""),
+            ("attests", "its keys" if provider.attests else ""),
+            ("exports", ", ".join(provider.exports)),
         ]
     )
     for note in provider.notes:

@@ -3,7 +3,8 @@
 import click
 
 from hsmbridge.cli.defaults import default_algorithm
-from hsmbridge.cli.files import STANDARD, decode_hex, encode_base64, read_input, read_small, write_output
+from hsmbridge.cli.files import STANDARD, decode_hex, encode_base64, read_small, write_output
+from hsmbridge.cli.long_data import LongInput, opened_input
 from hsmbridge.cli.options import (
     Client,
     algorithm_option,
@@ -27,6 +28,7 @@ from hsmbridge.core.errors import RequestError, Status
 @click.option("--context-hex", default="", metavar="HEX", help="Context of ML-DSA and SLH-DSA.")
 @click.option("--salt-length", type=click.IntRange(0, 512), metavar="N", help="Of RSASSA-PSS [default: of the hash].")
 @click.option("--digest", "digest_signing", is_flag=True, help="The input is the digest itself.")
+@click.option("--external-mu", is_flag=True, help="The input is the message representative mu of ML-DSA.")
 @client_options
 def sign(
     client: Client,
@@ -37,12 +39,19 @@ def sign(
     context_hex: str,
     salt_length: int | None,
     digest_signing: bool,
+    external_mu: bool,
 ) -> None:
     """Sign a file. ECDSA signatures are DER."""
-    parameters = _parameters(context_hex, salt_length, digest_signing)
+    parameters = _parameters(context_hex, salt_length, digest_signing, external_mu)
     with client.stack() as stack:
         row = _chosen(stack, slot, algorithm, Kind.SIGNATURE)
-        signature = stack.sign(slot, row.name, read_input(input_, stack.max_frame), parameters=parameters)
+        with opened_input(input_, stack.max_frame) as data:
+            if isinstance(data, LongInput):
+                with stack.sign_context(slot, row.name, parameters=parameters) as context:
+                    context.update_from(data)
+                    signature = context.finalize()
+            else:
+                signature = stack.sign(slot, row.name, data, parameters=parameters)
     _give(client, slot, row, signature.version, "signature", signature, output)
 
 
@@ -56,7 +65,13 @@ def mac(client: Client, slot: str, algorithm: str | None, input_: str, output: s
     """Compute the message authentication code of a file; `verify` checks one."""
     with client.stack() as stack:
         row = _chosen(stack, slot, algorithm, Kind.MAC)
-        made = stack.mac(slot, row.name, read_input(input_, stack.max_frame))
+        with opened_input(input_, stack.max_frame) as data:
+            if isinstance(data, LongInput):
+                with stack.mac_context(slot, row.name) as context:
+                    context.update_from(data)
+                    made = context.finalize()
+            else:
+                made = stack.mac(slot, row.name, data)
     _give(client, slot, row, made.version, "mac", made, output)
 
 
@@ -69,6 +84,7 @@ def mac(client: Client, slot: str, algorithm: str | None, input_: str, output: s
 @click.option("--context-hex", default="", metavar="HEX", help="Context of ML-DSA and SLH-DSA.")
 @click.option("--salt-length", type=click.IntRange(0, 512), metavar="N", help="Of RSASSA-PSS [default: of the hash].")
 @click.option("--digest", "digest_signing", is_flag=True, help="The input is the digest itself.")
+@click.option("--external-mu", is_flag=True, help="The input is the message representative mu of ML-DSA.")
 @client_options
 def verify(
     client: Client,
@@ -80,24 +96,45 @@ def verify(
     context_hex: str,
     salt_length: int | None,
     digest_signing: bool,
+    external_mu: bool,
 ) -> None:
     """Verify the signature or MAC of a file. One that is not valid ends with exit code 1."""
     if signature_file == input_ == STANDARD:
         raise RequestError(Status.INVALID_ARGUMENT, "Input and signature cannot both come from stdin.")
-    parameters = _parameters(context_hex, salt_length, digest_signing)
+    parameters = _parameters(context_hex, salt_length, digest_signing, external_mu)
     with client.stack() as stack:
         row = _chosen(stack, slot, algorithm, Kind.SIGNATURE, Kind.MAC)
         given = read_small(signature_file)
-        data = read_input(input_, stack.max_frame)
-        if row.kind is Kind.MAC:
-            found = stack.verify_mac(slot, row.name, data, given, version=version)
-        else:
-            found = stack.verify(slot, row.name, data, given, parameters=parameters, version=version)
+        with opened_input(input_, stack.max_frame) as data:
+            if isinstance(data, LongInput):
+                found = _verify_long(stack, slot, row, data, given, parameters, version)
+            elif row.kind is Kind.MAC:
+                found = stack.verify_mac(slot, row.name, data, given, version=version)
+            else:
+                found = stack.verify(slot, row.name, data, given, parameters=parameters, version=version)
     if client.as_json:
         print_json({"slot": slot, "algorithm": row.name, "version": found, "valid": True})
     else:
         what = "MAC" if row.kind is Kind.MAC else "signature"
         print_line(f"the {what} is valid ({row.name}, key version {found})")
+
+
+def _verify_long(
+    stack: CryptoStack,
+    slot: str,
+    row: Algorithm,
+    data: LongInput,
+    given: bytes,
+    parameters: SignatureParameters,
+    version: int,
+) -> int:
+    if row.kind is Kind.MAC:
+        with stack.mac_context(slot, row.name, verify=True, version=version) as mac_context:
+            mac_context.update_from(data)
+            return mac_context.verify(given)
+    with stack.verify_context(slot, row.name, parameters=parameters, version=version) as context:
+        context.update_from(data)
+        return context.finalize(given)
 
 
 def _chosen(stack: CryptoStack, slot: str, name: str | None, *kinds: Kind) -> Algorithm:
@@ -118,7 +155,12 @@ def _give(client: Client, slot: str, row: Algorithm, version: int, what: str, da
         print_json({"slot": slot, "algorithm": row.name, "version": version, **where})
 
 
-def _parameters(context_hex: str, salt_length: int | None, digest_signing: bool) -> SignatureParameters:
+def _parameters(
+    context_hex: str, salt_length: int | None, digest_signing: bool, external_mu: bool
+) -> SignatureParameters:
     return SignatureParameters(
-        context=decode_hex("--context-hex", context_hex), salt_length=salt_length, digest_signing=digest_signing
+        context=decode_hex("--context-hex", context_hex),
+        salt_length=salt_length,
+        digest_signing=digest_signing,
+        external_mu=external_mu,
     )

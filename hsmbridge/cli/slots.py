@@ -1,23 +1,27 @@
-"""`slot`: make, list, show, rotate, revoke and destroy slots, and say who may use them."""
+"""`slot`: make, list, show, rotate, revoke and destroy slots, say who may use them, and move keys in and out."""
 
-import pwd
 import sys
 
 import click
 
 from hsmbridge.cli.files import write_output
 from hsmbridge.cli.options import Client, client_options
-from hsmbridge.cli.output import Json, print_json, print_line, print_pairs, print_table, timestamp
-from hsmbridge.cli.pem import public_key_pem
-from hsmbridge.client import CryptoStack, KeyOperationPermission, NoncePolicy, Role, SlotInfo, VersionInfo
-from hsmbridge.core.errors import RequestError, ResourceError, Status
-from hsmbridge.core.lifecycle import KeyVersionState
-from hsmbridge.core.permissions import permission_names, permissions_from_bits, permissions_from_names
+from hsmbridge.cli.output import print_json, print_line, print_table
+from hsmbridge.cli.principals import principal_of
+from hsmbridge.cli.slot_keys import adopt, attest, export, import_
+from hsmbridge.cli.slot_output import listed, only_provider, print_slot, public_key_of, slot_document, slot_row
+from hsmbridge.client import NoncePolicy, Role
+from hsmbridge.client.key_formats.pem import public_key_pem
+from hsmbridge.core.permissions import permissions_from_bits, permissions_from_names
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def slot() -> None:
-    """Make, list, show, rotate, revoke and destroy slots, and say who may use them."""
+    """Make, list, show, rotate, revoke and destroy slots, say who may use them, and move keys in and out."""
+
+
+for _command in (import_, export, adopt, attest):
+    slot.add_command(_command)
 
 
 @slot.command()
@@ -37,7 +41,7 @@ def slot() -> None:
 @click.option("--sign-and-decrypt", is_flag=True, help="Let one RSA key do both.")
 @click.option("--derive-to-software", is_flag=True, help="Let secrets agreed with this key go into the daemon.")
 @click.option("--imported-wrapping-key", is_flag=True, help="Let an imported key wrap and unwrap.")
-@click.option("--empty", is_flag=True, help="Make no key; one is put in later (agree, derive, encapsulate).")
+@click.option("--empty", is_flag=True, help="Make no key; one is put in later (agree, derive, import, unwrap).")
 @client_options
 def create(
     client: Client,
@@ -54,14 +58,14 @@ def create(
     empty: bool,
 ) -> None:
     """Make a slot called NAME, with a new key in it."""
-    allowed = permissions_from_names(_listed(permissions))
+    allowed = permissions_from_names(listed(permissions))
     with client.stack() as stack:
         made = stack.create_slot(
             name,
             key_type,
             allowed,
-            providers=_listed(",".join(providers)) or _only_provider(stack),
-            algorithms=_listed(algorithms),
+            providers=listed(",".join(providers)) or only_provider(stack),
+            algorithms=listed(algorithms),
             nonce_policy=NoncePolicy(nonce_policy),
             fallback=fallback,
             sign_and_decrypt=sign_and_decrypt,
@@ -69,7 +73,7 @@ def create(
             imported_wrapping_key=imported_wrapping_key,
             empty=empty,
         )
-    _print_slot(client, made)
+    print_slot(client, made)
 
 
 @slot.command(name="list")
@@ -82,7 +86,7 @@ def list_(client: Client, namespace: str) -> None:
     if client.as_json:
         print_json([slot_document(one) for one in found])
         return
-    print_table(("NAME", "KEY TYPE", "PERMISSIONS", "VERSIONS", "WHERE"), [_row(one) for one in found])
+    print_table(("NAME", "KEY TYPE", "PERMISSIONS", "VERSIONS", "WHERE"), [slot_row(one) for one in found])
 
 
 @slot.command()
@@ -96,9 +100,9 @@ def show(client: Client, name: str, public_key: str | None, version: int | None,
     with client.stack() as stack:
         found = stack.show_slot(name, probe=True)
     if public_key is None:
-        _print_slot(client, found)
+        print_slot(client, found)
         return
-    spki = _public_key(found, version)
+    spki = public_key_of(found, version)
     if client.as_json:
         print_json({"name": found.name, "public_key": public_key_pem(spki)})
     else:
@@ -111,7 +115,7 @@ def show(client: Client, name: str, public_key: str | None, version: int | None,
 def rotate(client: Client, name: str) -> None:
     """Make a new key version and let it be the active one."""
     with client.stack() as stack:
-        _print_slot(client, stack.rotate(name))
+        print_slot(client, stack.rotate(name))
 
 
 @slot.command()
@@ -121,7 +125,7 @@ def rotate(client: Client, name: str) -> None:
 def revoke(client: Client, name: str, version: int | None) -> None:
     """End the use of a key version; its record and material stay."""
     with client.stack() as stack:
-        _print_slot(client, stack.revoke(name, version or 0))
+        print_slot(client, stack.revoke(name, version or 0))
 
 
 @slot.command()
@@ -158,10 +162,10 @@ def grant(client: Client, name: str, principal: str, permissions: str, role: str
     """Let PRINCIPAL (uid:N, or the name of a user) use the slot."""
     with client.stack() as stack:
         if permissions:
-            allowed = permissions_from_names(_listed(permissions))
+            allowed = permissions_from_names(listed(permissions))
         else:
             allowed = permissions_from_bits(stack.show_slot(name).permissions)
-        _print_slot(client, stack.grant(name, _principal(principal), allowed, role=Role(role)))
+        print_slot(client, stack.grant(name, principal_of(principal), allowed, role=Role(role)))
 
 
 @slot.command()
@@ -171,134 +175,4 @@ def grant(client: Client, name: str, principal: str, permissions: str, role: str
 def ungrant(client: Client, name: str, principal: str) -> None:
     """Take PRINCIPAL off the slot's access list."""
     with client.stack() as stack:
-        _print_slot(client, stack.ungrant(name, _principal(principal)))
-
-
-def slot_document(info: SlotInfo) -> dict[str, Json]:
-    """A slot as JSON documents carry it."""
-    return {
-        "name": info.name,
-        "key_type": info.key_type,
-        "providers": list(info.providers),
-        "permissions": _names(info.permissions),
-        "algorithms": list(info.algorithms),
-        "nonce_policy": info.nonce_policy.value,
-        "fallback": info.fallback,
-        "sign_and_decrypt": info.sign_and_decrypt,
-        "derive_to_software": info.derive_to_software,
-        "imported_wrapping_key": info.imported_wrapping_key,
-        "generation": info.generation,
-        "created": timestamp(info.created),
-        "versions": [
-            {
-                "number": version.number,
-                "state": version.state,
-                "provider": version.provider,
-                "protection": version.protection,
-                "permissions": _names(version.permissions),
-                "public_key": public_key_pem(version.public_key) if version.public_key else None,
-                "created": timestamp(version.created),
-                "uri": version.uri,
-                "unavailable": version.unavailable,
-                "fell_back_from": version.fell_back_from,
-            }
-            for version in info.versions
-        ],
-        "access": [
-            {"principal": entry.principal, "role": entry.role.value, "permissions": _names(entry.permissions)}
-            for entry in info.access
-        ],
-    }
-
-
-def _print_slot(client: Client, info: SlotInfo) -> None:
-    if client.as_json:
-        print_json(slot_document(info))
-        return
-    flags = ("fallback", "sign_and_decrypt", "derive_to_software", "imported_wrapping_key")
-    document = slot_document(info)
-    print_pairs(
-        [
-            ("name", info.name),
-            ("key type", info.key_type),
-            ("providers", ", ".join(info.providers)),
-            ("permissions", ", ".join(_names_of(info.permissions))),
-            ("algorithms", ", ".join(info.algorithms) or "all that fit the key type"),
-            ("nonces", info.nonce_policy.value),
-            ("also", ", ".join(flag for flag in flags if document[flag])),
-            ("created", timestamp(info.created)),
-        ]
-    )
-    if info.versions:
-        print_table(
-            ("VERSION", "STATE", "WHERE", "PROVIDER", "CREATED", "NOTE"),
-            [_version_row(version) for version in info.versions],
-        )
-    for version in info.versions:
-        if version.uri:
-            print_line(f"version {version.number}: {version.uri}")
-    print_table(
-        ("WHO", "ROLE", "MAY"),
-        [(entry.principal, entry.role.value, ", ".join(_names_of(entry.permissions))) for entry in info.access],
-    )
-
-
-def _version_row(version: VersionInfo) -> tuple[str, ...]:
-    notes = [version.unavailable, version.fell_back_from and f"fell back from {version.fell_back_from}"]
-    return (
-        f"{version.number}",
-        version.state,
-        version.protection,
-        version.provider,
-        timestamp(version.created),
-        "; ".join(note for note in notes if note),
-    )
-
-
-def _row(info: SlotInfo) -> tuple[str, ...]:
-    active = [version for version in info.versions if version.state == KeyVersionState.ACTIVE]
-    where = f"{active[0].protection} ({active[0].provider})" if active else "no active key"
-    if active and active[0].unavailable:
-        where += ", unavailable"
-    return (info.name, info.key_type, ", ".join(_names_of(info.permissions)), f"{len(info.versions)}", where)
-
-
-def _public_key(info: SlotInfo, number: int | None) -> bytes:
-    for version in info.versions:
-        wanted = version.state == KeyVersionState.ACTIVE if number is None else version.number == number
-        if wanted:
-            if not version.public_key:
-                raise RequestError(
-                    Status.KEY_TYPE_MISMATCH, f"Keys of type {info.key_type} are secret keys and have no public half."
-                )
-            return version.public_key
-    which = "no active key" if number is None else f"no version {number}"
-    raise ResourceError(Status.RESOURCE_NOT_FOUND, f"Slot {info.name} has {which}.")
-
-
-def _only_provider(stack: CryptoStack) -> list[str]:
-    names = [provider.name for provider in stack.providers()]
-    if len(names) == 1:
-        return names
-    raise RequestError(Status.INVALID_ARGUMENT, f"Say where with --provider: {', '.join(names)}.")
-
-
-def _principal(text: str) -> str:
-    if ":" in text:
-        return text
-    try:
-        return f"uid:{pwd.getpwnam(text).pw_uid}"
-    except KeyError:
-        raise RequestError(Status.INVALID_ARGUMENT, f"There is no user {text!r} here; write uid:N.") from None
-
-
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _names_of(permissions: int) -> tuple[str, ...]:
-    return permission_names(KeyOperationPermission(permissions))
-
-
-def _names(permissions: int) -> list[Json]:
-    return list(_names_of(permissions))
+        print_slot(client, stack.ungrant(name, principal_of(principal)))

@@ -10,19 +10,39 @@ The parameters of key-making calls, permissions and errors are those of `hsmbrid
 
 from hsmbridge.client.bound import SlotHandle
 from hsmbridge.client.calls import Buffer
+from hsmbridge.client.certificates import CertificateGuard
+from hsmbridge.client.context_making import Direction
+from hsmbridge.client.contexts import (
+    AeadContext,
+    CipherContext,
+    Context,
+    DigestContext,
+    MacContext,
+    SignContext,
+    VerifyContext,
+)
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.guards import CryptoResourceGuard
 from hsmbridge.client.keys import Key
-from hsmbridge.client.results import Ciphertext, Encapsulation, Mac, Signature
+from hsmbridge.client.memory import Allocation, MemoryAllocator
+from hsmbridge.client.results import Ciphertext, Encapsulation, KeyAttestation, Mac, Signature, WrappedKey
 from hsmbridge.client.shared import Lifetime
 from hsmbridge.client.stack import CryptoStack
+from hsmbridge.core.calls import Attestation
+from hsmbridge.core.certificates import CertificatePurpose, RevocationCheck
+from hsmbridge.core.contexts import ContextState
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.messages import (
     AccessInfo,
+    CertificateFacts,
+    CertInfo,
+    CrlInfo,
     Finding,
     ProviderInfo,
+    SlotAdoptReply,
     SlotInfo,
     StatusReply,
+    TrustInfo,
     VersionInfo,
 )
 from hsmbridge.core.params import (
@@ -50,14 +70,27 @@ __all__ = [
     "UNSET",
     "X963",
     "AccessInfo",
+    "AeadContext",
     "AgreeKeyParams",
+    "Allocation",
     "Argon2id",
+    "Attestation",
     "Buffer",
+    "CertInfo",
+    "CertificateFacts",
+    "CertificateGuard",
+    "CertificatePurpose",
+    "CipherContext",
     "Ciphertext",
+    "Context",
+    "ContextState",
+    "CrlInfo",
     "CryptoResourceGuard",
     "CryptoResourceId",
     "CryptoStack",
     "DeriveKeyParams",
+    "DigestContext",
+    "Direction",
     "Encapsulation",
     "Finding",
     "GenerateKeyParams",
@@ -66,25 +99,34 @@ __all__ = [
     "KbkdfCounter",
     "KdfParameters",
     "Key",
+    "KeyAttestation",
     "KeyOperationPermission",
     "Lifetime",
     "Mac",
+    "MemoryAllocator",
+    "MacContext",
     "NoncePolicy",
     "Pbkdf2",
     "Protection",
     "ProviderInfo",
     "ResourceKind",
+    "RevocationCheck",
     "Role",
     "Scrypt",
+    "SignContext",
     "Signature",
     "SignatureParameters",
+    "SlotAdoptReply",
     "SlotHandle",
     "SlotInfo",
     "StatusReply",
     "Timeout",
     "Tls12Prf",
     "Tls13ExpandLabel",
+    "TrustInfo",
     "UnwrapKeyParams",
+    "VerifyContext",
     "VersionInfo",
     "WrapKeyParams",
+    "WrappedKey",
 ]

@@ -1,7 +1,8 @@
 """Slots: making, listing, showing, rotating, revoking, destroying, and who may use them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from hsmbridge.client.calls import Buffer, octets
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.key_making import KeyMaking
 from hsmbridge.core import messages as m
@@ -48,6 +49,45 @@ class SlotAdministration(KeyMaking):
         )
         return self._perform(m.SlotInfo, lambda: request, timeout=timeout)
 
+    def adopt_slot(
+        self,
+        name: str,
+        *,
+        provider: str,
+        uri: str = "",
+        material: Buffer = b"",
+        permissions: KeyOperationPermission = KeyOperationPermission.NONE,
+        algorithms: Iterable[str] = (),
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        sign_and_decrypt: bool = False,
+        derive_to_software: bool = False,
+        imported_wrapping_key: bool = False,
+        timeout: Timeout = UNSET,
+    ) -> m.SlotAdoptReply:
+        """Make a slot of a key that a token holds already; destroying the slot destroys that key.
+
+        Args:
+            uri: where the key is: a PKCS#11 URI, a persistent TPM handle. Only for operators.
+            material: instead, the key as only its TPM opens it: a TSS2 PRIVATE KEY.
+            permissions: the most that the slot allows; NONE is all that the token allows, except EXPORT.
+
+        The other arguments are those of `create_slot`. Raises ProviderError (KEY_MATERIAL_MISSING, WRONG_TOKEN),
+        RequestError (NOT_SUPPORTED, INVALID_PERMISSIONS), ResourceError (RESOURCE_EXISTS), AccessError.
+        """
+        request = m.SlotAdoptRequest(
+            name=name,
+            provider=provider,
+            uri=uri,
+            material=octets(material),
+            permissions=int(permissions),
+            algorithms=tuple(algorithms),
+            nonce_policy=nonce_policy,
+            sign_and_decrypt=sign_and_decrypt,
+            derive_to_software=derive_to_software,
+            imported_wrapping_key=imported_wrapping_key,
+        )
+        return self._perform(m.SlotAdoptReply, lambda: request, timeout=timeout)
+
     def list_slots(self, namespace: str = "", *, timeout: Timeout = UNSET) -> list[m.SlotInfo]:
         """The slots that the caller may see, of one namespace or, with "", of all."""
         return self._perform(m.SlotListReply, lambda: m.SlotListRequest(namespace), timeout=timeout).slots
@@ -87,3 +127,13 @@ class SlotAdministration(KeyMaking):
     def ungrant(self, name: str, principal: str, *, timeout: Timeout = UNSET) -> m.SlotInfo:
         """Take a principal off the slot's access list."""
         return self._perform(m.SlotInfo, lambda: m.SlotUngrantRequest(name, principal), timeout=timeout)
+
+    def set_slot_attributes(
+        self, name: str, attributes: Mapping[int, bytes], *, timeout: Timeout = UNSET
+    ) -> m.SlotInfo:
+        """Keep values with a slot by which programs know it, by the number of the PKCS#11 attribute, such as CKA_ID.
+
+        They decide nothing. Those that are not named stay; b"" takes one away. Raises RequestError (INVALID_ARGUMENT).
+        """
+        request = m.SlotAttributesRequest(name, dict(attributes))
+        return self._perform(m.SlotInfo, lambda: request, timeout=timeout)

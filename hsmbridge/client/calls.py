@@ -16,7 +16,7 @@ import msgspec
 
 from hsmbridge.client.connection import Connection, SafeToRepeat
 from hsmbridge.client.deadline import UNSET, Timeout, check_timeout
-from hsmbridge.client.keys import Key, KeyHolder, slot_name
+from hsmbridge.client.keys import Key, slot_name
 from hsmbridge.client.shared import Lifetime, SharedConnection, acquire, release
 from hsmbridge.client.socket_path import default_socket
 from hsmbridge.core.errors import (
@@ -131,11 +131,18 @@ class Caller:
         keys: tuple[Key, ...],
         left: float | None,
     ) -> Reply:
-        request = make(*[self._resource(connection, key, left) for key in keys])
-        reply = decode_reply(_exchange(connection, encode_request, request, request, left))
-        if not isinstance(reply, kind):
-            raise _unexpected(reply, kind)
-        return reply
+        if len(keys) == 1:
+            request = make(self._resource(connection, keys[0], left))
+        else:
+            request = make(*[self._resource(connection, key, left) for key in keys])
+        try:
+            frame = connection.exchange(encode_request, request, left)
+        except ConnectionLost as lost:
+            raise _repeatable(lost, request) from None
+        reply = decode_reply(frame)
+        if isinstance(reply, kind):
+            return reply
+        raise _unexpected(reply, kind)
 
     def _perform_batch(
         self,
@@ -179,8 +186,10 @@ class Caller:
     def _resource(self, connection: Connection, key: Key, left: float | None) -> CryptoResourceId:
         if isinstance(key, str):
             found = connection.slots.get(key)
+        elif isinstance(key, CryptoResourceId):
+            return key
         else:
-            found = key.resource_on(connection) if isinstance(key, KeyHolder) else key
+            found = key.resource_on(connection)
         if found is None:
             name = slot_name(key)
             request = ResolveRequest(name)
@@ -205,12 +214,15 @@ def _exchange(
 ) -> Frame:
     try:
         return connection.exchange(encode, body, left)
-    except SafeToRepeat:
-        raise
     except ConnectionLost as lost:
-        if OPERATION_FOR[type(request)].idempotent:
-            raise SafeToRepeat(lost.status, lost.message) from None
-        raise
+        raise _repeatable(lost, request) from None
+
+
+def _repeatable(lost: ConnectionLost, request: msgspec.Struct) -> ConnectionLost:
+    """`lost`, as SafeToRepeat where sending the request once more does no harm."""
+    if isinstance(lost, SafeToRepeat) or not OPERATION_FOR[type(request)].idempotent:
+        return lost
+    return SafeToRepeat(lost.status, lost.message)
 
 
 def _answers(requests: Sequence[msgspec.Struct], frame: Frame) -> list[msgspec.Struct | HsmBridgeError]:

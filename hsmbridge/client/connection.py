@@ -28,7 +28,7 @@ from hsmbridge.core.errors import (
     error,
 )
 from hsmbridge.core.identifiers import CryptoResourceId
-from hsmbridge.core.messages import KeyReply, ReleaseRequest
+from hsmbridge.core.messages import ContextCloseRequest, ContextReply, KeyReply, ReleaseRequest
 from hsmbridge.core.operations import OPERATIONS
 from hsmbridge.wire.codec import decode_error, decode_reply, encode_request
 from hsmbridge.wire.frames import HEADER_SIZE, MAX_REQUEST_ID, Frame, FrameReader, body_limit, deadline_word
@@ -73,8 +73,10 @@ class Connection:
         failure: why it is over; None while it can be used.
         max_frame: bytes of data that one frame may carry.
         slots: ids of slots by the name that they were resolved from; they live and die with the connection.
-        released: ids that guards gave up without a call; the next call tells the daemon. Appending is all that a
-            finaliser does, for it may run inside any line of this class.
+        released, contexts_left: ids that guards and contexts gave up without a call; the next call tells the daemon.
+            Appending is all that a finaliser does, for it may run inside any line of this class.
+        descriptors: takes the file descriptors that the daemon sends, while somebody waits for one.
+        sharing, shared_asked, shared: of `hsmbridge.client.data_plane`, which keeps what it shares here.
     """
 
     def __init__(self, path: Path, *, connect_timeout: float) -> None:
@@ -95,6 +97,11 @@ class Connection:
         self._cut_off = False
         self.slots: dict[str, CryptoResourceId] = {}
         self.released: deque[CryptoResourceId] = deque()
+        self.contexts_left: deque[int] = deque()
+        self.descriptors: deque[int] | None = None
+        self.sharing = allocate_lock()
+        self.shared_asked = False
+        self.shared: object = None
 
     def set_max_frame(self, max_frame: int) -> None:
         """Send and take up to `max_frame` bytes of data in one frame, as the hello allows. Before any other call."""
@@ -117,7 +124,7 @@ class Connection:
             LimitError: DATA_TOO_LARGE; nothing was sent.
             WireError: the daemon sent what is not this protocol; the connection is over.
         """
-        request_id = self._new_id()
+        request_id = next(self._ids) & MAX_REQUEST_ID or self._new_id()
         frame = encode(request_id, body, _deadline_word(timeout))
         if len(frame) > self._frame_limit:
             raise LimitError(
@@ -133,22 +140,22 @@ class Connection:
         with self._send_lock:
             if self.failure is not None:
                 raise SafeToRepeat(Status.CONNECTION_LOST)
-            if self.released:
+            if self.released or self.contexts_left:
                 frame = self._release_frames() + frame
             self._waiting[request_id] = waiter
             self._last_sent = request_id
             self._send(frame)
         try:
-            if self._lead_lock.acquire(blocking=False) or self._follow(request_id, waiter, end):
+            if self._lead_lock.acquire(False) or self._follow(request_id, waiter, end):
                 self._lead(waiter, wait, end)
         finally:
             self._waiting.pop(request_id, None)
         outcome = waiter.outcome
-        if not isinstance(outcome, Frame):
-            if self._cut_off and self._last_sent == request_id:
-                raise SafeToRepeat(Status.CONNECTION_LOST)
-            raise _copy(outcome)
-        return outcome
+        if isinstance(outcome, Frame):
+            return outcome
+        if self._cut_off and self._last_sent == request_id:
+            raise SafeToRepeat(Status.CONNECTION_LOST)
+        raise _copy(outcome)
 
     def close(self) -> None:
         """End the connection; calls under way fail with ConnectionLost. Idempotent."""
@@ -175,6 +182,8 @@ class Connection:
         while self.released:
             # Nobody waits for the answers: replies under an id that no call has are dropped.
             frames.append(encode_request(self._new_id(), ReleaseRequest(self.released.popleft())))
+        while self.contexts_left:
+            frames.append(encode_request(self._new_id(), ContextCloseRequest(self.contexts_left.popleft())))
         return b"".join(frames)
 
     def _send(self, frame: bytes) -> None:
@@ -257,7 +266,13 @@ class Connection:
             self._set_patience(patience)
         try:
             missing = self._reader.missing
-            data = self._socket.recv(_RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _RECEIVE_SIZE_MAX))
+            size = _RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _RECEIVE_SIZE_MAX)
+            descriptors = self.descriptors
+            if descriptors is None:
+                data = self._socket.recv(size)
+            else:
+                data, sent, _, _ = socket.recv_fds(self._socket, size, 1, socket.MSG_CMSG_CLOEXEC)
+                descriptors.extend(sent)
             if not data:
                 raise _lost(None)
             for frame in self._reader.feed(data):
@@ -291,10 +306,12 @@ class Connection:
         if frame.request_id == 0 and frame.word:
             raise decode_error(frame)
         row = OPERATIONS.get(frame.opcode)
-        if row is None or row.response is not KeyReply or frame.word:
+        if row is None or row.response not in (KeyReply, ContextReply) or frame.word:
             return
-        # The reply to a call that gave up waiting: the key that it made belongs to nobody.
+        # The reply to a call that gave up waiting: the key or context that it made belongs to nobody.
         reply = decode_reply(frame)
+        if isinstance(reply, ContextReply):
+            self.contexts_left.append(reply.context)
         if isinstance(reply, KeyReply) and reply.resource is not None:
             self.released.append(reply.resource)
 

@@ -25,6 +25,8 @@ NONCE_SIZE: Final = 12
 TAG_SIZE: Final = 16
 FILE_ID_SIZE: Final = 16
 SLOT_NAME_MAX: Final = 256
+HEADER_MAX: Final = 8 + 2 + SLOT_NAME_MAX + 4 + FILE_ID_SIZE
+CHUNK_MAX: Final = NONCE_SIZE + TAG_SIZE + CHUNK_SIZE
 
 _LENGTH: Final = struct.Struct("<H")
 _VERSION: Final = struct.Struct("<I")
@@ -56,20 +58,27 @@ def split_plaintext(plaintext: bytes) -> list[bytes]:
 
 def chunk_aads(file_id: bytes, count: int, aad: bytes = b"") -> list[bytes]:
     """The associated data of each of `count` chunks; `aad` is the user's own."""
-    return [b"chunk:%d\0%b%c%b" % (number, file_id, number == count - 1, aad) for number in range(count)]
+    return [chunk_aad(file_id, number, last=number == count - 1, aad=aad) for number in range(count)]
+
+
+def chunk_aad(file_id: bytes, number: int, *, last: bool, aad: bytes = b"") -> bytes:
+    """The associated data of one chunk; the first has number 0."""
+    return b"chunk:%d\0%b%c%b" % (number, file_id, last, aad)
 
 
 def join_file(header: FileHeader, chunks: Sequence[Ciphertext]) -> bytes:
     """The whole file."""
-    parts = [header.encode()]
-    for chunk in chunks:
-        if len(chunk.nonce) != NONCE_SIZE or len(chunk.tag) != TAG_SIZE:
-            raise RequestError(
-                Status.INVALID_ARGUMENT,
-                f"A file takes an algorithm with a nonce of {NONCE_SIZE} bytes and a tag of {TAG_SIZE}; use AES-GCM.",
-            )
-        parts += (chunk.nonce, chunk.tag, chunk.ciphertext)
-    return b"".join(parts)
+    return b"".join([header.encode(), *map(encode_chunk, chunks)])
+
+
+def encode_chunk(chunk: Ciphertext) -> bytes:
+    """The bytes of one chunk. Raises RequestError (INVALID_ARGUMENT) where the algorithm does not fit the format."""
+    if len(chunk.nonce) != NONCE_SIZE or len(chunk.tag) != TAG_SIZE:
+        raise RequestError(
+            Status.INVALID_ARGUMENT,
+            f"A file takes an algorithm with a nonce of {NONCE_SIZE} bytes and a tag of {TAG_SIZE}; use AES-GCM.",
+        )
+    return chunk.nonce + chunk.tag + chunk.ciphertext
 
 
 def is_encrypted_file(data: bytes) -> bool:
@@ -84,6 +93,12 @@ def split_file(data: bytes) -> tuple[FileHeader, list[Ciphertext]]:
         RequestError: INVALID_ARGUMENT where it is no such file, or its header is cut.
         DecryptionFailed: its last chunk is cut.
     """
+    header, length = read_header(data)
+    return header, _chunks(memoryview(data)[length:], header.version)
+
+
+def read_header(data: bytes) -> tuple[FileHeader, int]:
+    """The header that `data` begins with, and its length in bytes. Raises RequestError (INVALID_ARGUMENT)."""
     if not is_encrypted_file(data):
         raise _no_file("it does not begin with HSMBFIL1")
     position = len(MAGIC)
@@ -106,21 +121,21 @@ def split_file(data: bytes) -> tuple[FileHeader, list[Ciphertext]]:
         header = FileHeader(name.decode(), version, file_id)
     except UnicodeDecodeError:
         raise _no_file("its header makes no sense") from None
-    return header, _chunks(memoryview(data)[position:], version)
+    return header, position
 
 
 def _chunks(body: memoryview, version: int) -> list[Ciphertext]:
     whole = _OVERHEAD + CHUNK_SIZE
     # The last chunk is never empty but in an empty file, so a body of whole chunks ends with a whole one.
     starts = range(0, len(body), whole) if body else range(1)
-    chunks = []
-    for start in starts:
-        chunk = body[start : start + whole]
-        if len(chunk) < _OVERHEAD:
-            raise DecryptionFailed(Status.DECRYPTION_FAILED, "The file is cut off.")
-        nonce, tag = bytes(chunk[:NONCE_SIZE]), bytes(chunk[NONCE_SIZE:_OVERHEAD])
-        chunks.append(Ciphertext(version, nonce, bytes(chunk[_OVERHEAD:]), tag))
-    return chunks
+    return [decode_chunk(bytes(body[start : start + whole]), version) for start in starts]
+
+
+def decode_chunk(chunk: bytes, version: int) -> Ciphertext:
+    """The parts of one chunk. Raises DecryptionFailed where it is cut."""
+    if len(chunk) < _OVERHEAD:
+        raise DecryptionFailed(Status.DECRYPTION_FAILED, "The file is cut off.")
+    return Ciphertext(version, chunk[:NONCE_SIZE], chunk[_OVERHEAD:], chunk[NONCE_SIZE:_OVERHEAD])
 
 
 def _no_file(why: str) -> RequestError:

@@ -1,4 +1,4 @@
-"""Making keys: generate, derive, agree, import, unwrap; wrapping one and keeping one.
+"""Making keys: generate, derive, agree, import, unwrap; wrapping, keeping, exporting and attesting one.
 
 Each has two forms. Without `slot` the key is an ephemeral one of the connection, and a CryptoResourceGuard holds
 it; with `slot=` it becomes a new version there, and its number is the result.
@@ -14,6 +14,7 @@ from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.guards import CryptoResourceGuard
 from hsmbridge.client.key_use import KeyUse
 from hsmbridge.client.keys import Key
+from hsmbridge.client.results import KeyAttestation, WrappedKey
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import Status, WireError
 from hsmbridge.core.params import (
@@ -95,19 +96,45 @@ class KeyMaking(KeyUse):
         data = octets(material)
         return self._make(lambda id_: m.UnwrapRequest(id_, data, params, slot), slot, key, timeout=timeout)
 
-    def wrap_key(self, key: Key, wrapped: Key, params: WrapKeyParams, *, timeout: Timeout = UNSET) -> bytes:
-        """The key `wrapped`, encrypted under `key`. Raises ResourceError (NOT_TRANSFERABLE) where it may not leave."""
-        return self._perform(
+    def wrap_key(self, key: Key, wrapped: Key, params: WrapKeyParams, *, timeout: Timeout = UNSET) -> WrappedKey:
+        """The key `wrapped`, encrypted under `key`; with an AEAD its `iv` is needed to unwrap it again.
+
+        Raises KeyUseError (KEY_OPERATION_NOT_PERMITTED) without WRAP on the one and EXPORT on the other,
+        ResourceError (NOT_TRANSFERABLE) where they live in different providers.
+        """
+        reply = self._perform(
             m.WrapReply,
             lambda id_, wrapped_id: m.WrapRequest(id_, wrapped_id, params),
             key,
             wrapped,
             timeout=timeout,
-        ).material
+        )
+        return WrappedKey(reply.material, reply.version, reply.iv)
 
     def persist_key(self, slot: str, key: Key, *, timeout: Timeout = UNSET) -> int:
-        """Copy an ephemeral key into a slot: the number of its new version. The guard stays live."""
+        """Copy an ephemeral key into a slot: the number of its new version. The guard stays live.
+
+        Raises ResourceError (NOT_TRANSFERABLE) where the slot is of another provider and the key may not leave its own.
+        """
         return self._perform(m.KeyReply, lambda id_: m.PersistRequest(id_, slot), key, timeout=timeout).version
+
+    def export_key(self, key: Key, format_: str, *, recipient: Buffer = b"", timeout: Timeout = UNSET) -> bytes:
+        """The private key in a form that nobody reads in the clear, such as "tss2"; needs EXPORT.
+
+        Raises RequestError (NOT_SUPPORTED), naming the formats that the key's provider offers.
+        """
+        given = octets(recipient)
+        return self._perform(
+            m.SlotExportReply, lambda id_: m.SlotExportRequest(id_, format_, given), key, timeout=timeout
+        ).material
+
+    def attest_key(self, key: Key, nonce: Buffer, *, version: int = 0, timeout: Timeout = UNSET) -> KeyAttestation:
+        """What the key's token states of it, signed together with a random nonce of 8 to 64 bytes."""
+        given = octets(nonce)
+        reply = self._perform(
+            m.SlotAttestReply, lambda id_: m.SlotAttestRequest(id_, given, version), key, timeout=timeout
+        )
+        return KeyAttestation(reply.attestation, reply.public_key, reply.version)
 
     def _make(
         self, make: Callable[..., msgspec.Struct], slot: str, *keys: Key, timeout: Timeout

@@ -9,7 +9,8 @@ the same for who wants all or an exception. What a key may not do raises KeyUseE
 from collections.abc import Sequence
 from typing import TypeVar
 
-from hsmbridge.client.calls import Buffer, Caller, octets, parts
+from hsmbridge.client.calls import Buffer, octets, parts
+from hsmbridge.client.data_plane import SHARED_FROM, DataPlane
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.keys import Key
 from hsmbridge.client.results import Ciphertext, Encapsulation, Mac, Signature
@@ -20,7 +21,7 @@ from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
 _T = TypeVar("_T")
 
 
-class KeyUse(Caller):
+class KeyUse(DataPlane):
     """The calls that use a key."""
 
     def sign(
@@ -74,7 +75,7 @@ class KeyUse(Caller):
         return [
             Signature(signature, reply.version)
             for part in parts([len(data) for data in messages], self.max_frame if messages else 0)
-            for reply in [self._sign_part(key, algorithm, tuple(map(octets, messages[part])), parameters, timeout)]
+            for reply in [self._sign_part(key, algorithm, messages[part], parameters, timeout)]
             for signature in reply.signatures
         ]
 
@@ -82,13 +83,14 @@ class KeyUse(Caller):
         self,
         key: Key,
         algorithm: str,
-        messages: tuple[bytes, ...],
+        messages: Sequence[Buffer],
         parameters: SignatureParameters,
         timeout: Timeout,
     ) -> m.SignManyReply:
+        given = tuple([data if type(data) is bytes else bytes(data) for data in messages])
         return self._perform(
             m.SignManyReply,
-            lambda id_: m.SignManyRequest(id_, algorithm, messages, parameters),
+            lambda id_: m.SignManyRequest(id_, algorithm, given, parameters),
             key,
             timeout=timeout,
         )
@@ -141,6 +143,8 @@ class KeyUse(Caller):
     def mac(self, key: Key, algorithm: str, message: Buffer, *, timeout: Timeout = UNSET) -> Mac:
         """Compute a MAC: its bytes, with the version that made it."""
         data = octets(message)
+        if len(data) >= SHARED_FROM and (large := self._large_mac(key, algorithm, data, timeout)) is not None:
+            return Mac(large.mac, large.version)
         reply = self._perform(m.MacReply, lambda id_: m.MacRequest(id_, algorithm, data), key, timeout=timeout)
         return Mac(reply.mac, reply.version)
 
@@ -195,6 +199,10 @@ class KeyUse(Caller):
         Raises KeyUseError: NONCE_REUSED, or KEY_ROTATION_REQUIRED where the version was used as often as is safe.
         """
         data, associated, given = octets(plaintext), octets(aad), octets(nonce)
+        if len(data) >= SHARED_FROM:
+            large = self._large_encrypt(key, algorithm, data, associated, given, timeout)
+            if large is not None:
+                return large
         return Ciphertext.of(
             self._perform(
                 m.EncryptReply,
@@ -255,6 +263,10 @@ class KeyUse(Caller):
         """
         given = _parts_of(ciphertext, nonce, tag, version)
         associated = octets(aad)
+        if len(given.ciphertext) >= SHARED_FROM:
+            large = self._large_decrypt(key, algorithm, given, associated, timeout)
+            if large is not None:
+                return large
         return self._perform(
             m.DecryptReply,
             lambda id_: m.DecryptRequest(

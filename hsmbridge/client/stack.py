@@ -5,12 +5,15 @@ import os
 from hsmbridge.client.administration import SlotAdministration
 from hsmbridge.client.bound import SlotHandle
 from hsmbridge.client.calls import Buffer, octets
+from hsmbridge.client.certificates import Certificates
+from hsmbridge.client.context_making import ContextMaking
+from hsmbridge.client.data_plane import SHARED_FROM
 from hsmbridge.client.deadline import DEFAULT_TIMEOUT, UNSET, Timeout
 from hsmbridge.client.shared import Lifetime
 from hsmbridge.core import messages as m
 
 
-class CryptoStack(SlotAdministration):
+class CryptoStack(SlotAdministration, Certificates, ContextMaking):
     """Everything that can be asked of a daemon. Blocking, safe for any number of threads, safe to fork.
 
     All stacks of a process that name the same socket share one connection. It is opened by the first call, again
@@ -43,6 +46,10 @@ class CryptoStack(SlotAdministration):
     def digest(self, algorithm: str, data: Buffer, *, provider: str = "", timeout: Timeout = UNSET) -> bytes:
         """The digest of `data`. `provider` "" leaves the choice to the daemon."""
         given = octets(data)
+        if len(given) >= SHARED_FROM:
+            large = self._large_digest(algorithm, given, provider, timeout)
+            if large is not None:
+                return large.digest
         return self._perform(m.DigestReply, lambda: m.DigestRequest(algorithm, given, provider), timeout=timeout).digest
 
     def random(self, length: int, *, provider: str = "", timeout: Timeout = UNSET) -> bytes:

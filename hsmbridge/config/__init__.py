@@ -6,9 +6,12 @@ from hsmbridge.config.secrets import read_passphrase
 from hsmbridge.config.sections import (
     Config,
     DaemonSection,
+    FrontEnds,
     LogSection,
     NamespaceSection,
+    P11KitSection,
     ProviderSection,
+    SshAgentSection,
     StoreSection,
 )
 from hsmbridge.config.values import ByteSize, FileMode, expected
@@ -19,10 +22,13 @@ __all__ = [
     "Config",
     "DaemonSection",
     "FileMode",
+    "FrontEnds",
     "InvalidConfiguration",
     "LogSection",
     "NamespaceSection",
+    "P11KitSection",
     "ProviderSection",
+    "SshAgentSection",
     "StoreSection",
     "default_config_file",
     "default_state_directory",

@@ -6,11 +6,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hsmbridge.client.socket_path import SOCKET_PATH_MAX
-from hsmbridge.config.sections import DEFAULT_ISOLATION, Config, ProviderSection
+from hsmbridge.config.sections import DEFAULT_ISOLATION, Config, ProviderSection, StoreSection
 from hsmbridge.core.errors import HsmBridgeError
 from hsmbridge.core.identifiers import check_name, check_principal, check_provider_name
 from hsmbridge.core.pkcs11_uri import parse_uri
-from hsmbridge.providers.registry import Isolation
+from hsmbridge.providers.registry import SEALED_SCHEMES, Isolation
 
 _MAX_FRAME = (64 << 10, 1 << 30)
 PROVIDERS_MAX = 62
@@ -24,8 +24,12 @@ def check_config(config: Config) -> Iterator[Problem]:
     """Everything that is wrong with a configuration whose values have the right types."""
     if not _MAX_FRAME[0] <= config.daemon.max_frame <= _MAX_FRAME[1]:
         yield "daemon", "max_frame", f"it is 64KiB to 1GiB, not {config.daemon.max_frame}"
+    if not _MAX_FRAME[0] <= config.daemon.max_held <= _MAX_FRAME[1]:
+        yield "daemon", "max_held", f"it is 64KiB to 1GiB, not {config.daemon.max_held}"
     yield from _check_socket("daemon", "socket", config.socket)
     yield from _check_store(config)
+    yield from _check_p11kit(config)
+    yield from _check_ssh_agent(config)
     if len(config.providers) > PROVIDERS_MAX:
         yield "providers", "", f"there are {len(config.providers)} of them, and at most {PROVIDERS_MAX} fit"
     for name, provider in config.providers.items():
@@ -37,6 +41,31 @@ def check_config(config: Config) -> Iterator[Problem]:
             yield from _refusal(section, "creators", check_principal, principal)
 
 
+def _check_p11kit(config: Config) -> Iterator[Problem]:
+    section = config.frontends.p11kit
+    if section is None:
+        return
+    yield from _check_socket("frontends.p11kit", "socket", config.p11kit_socket)
+    if config.p11kit_socket == config.socket:
+        yield "frontends.p11kit", "socket", "the native front end listens there; name another one"
+    if section.login == "pin" and section.pin_file is None:
+        yield "frontends.p11kit", "login", "say where the PIN is: pin_file"
+    if section.login == "none" and section.pin_file is not None:
+        yield "frontends.p11kit", "pin_file", 'it is only read where login = "pin"'
+
+
+def _check_ssh_agent(config: Config) -> Iterator[Problem]:
+    section = config.frontends.ssh_agent
+    if section is None:
+        return
+    path = config.ssh_agent_socket
+    yield from _check_socket("frontends.ssh_agent", "socket", path)
+    if path == config.socket or (config.frontends.p11kit is not None and path == config.p11kit_socket):
+        yield "frontends.ssh_agent", "socket", "another front end listens there; name another one"
+    if "" in section.slots:
+        yield "frontends.ssh_agent", "slots", 'an empty name is no slot\'s; leave slots out, or write "*"'
+
+
 def _check_store(config: Config) -> Iterator[Problem]:
     store = config.store
     sources = _given(
@@ -44,11 +73,12 @@ def _check_store(config: Config) -> Iterator[Problem]:
         passphrase_fd=store.passphrase_fd,
         passphrase_credential=store.passphrase_credential,
     )
-    if store.protector == "keyfile":
+    if store.protector != "passphrase":
         for source in sources:
             yield "store", source, 'it is only read where protector = "passphrase"'
-    elif store.key_file is not None:
+    if store.protector != "keyfile" and store.key_file is not None:
         yield "store", "key_file", 'it is only used where protector = "keyfile"'
+    yield from _check_tpm_protector(store)
     if store.protector == "passphrase" and len(sources) != 1:
         yield (
             "store",
@@ -58,13 +88,23 @@ def _check_store(config: Config) -> Iterator[Problem]:
     yield from _check_credential("store", "passphrase_credential", store.passphrase_credential)
 
 
+def _check_tpm_protector(store: StoreSection) -> Iterator[Problem]:
+    if store.protector == "tpm":
+        if store.tcti is None:
+            yield "store", "protector", 'give tcti, the way to the TPM, such as "device:/dev/tpmrm0"'
+        return
+    for name, given in (("tcti", store.tcti is not None), ("pcrs", bool(store.pcrs))):
+        if given:
+            yield "store", name, 'it is only used where protector = "tpm"'
+
+
 def _check_provider(config: Config, name: str, provider: ProviderSection) -> Iterator[Problem]:
     section = f"providers.{name}"
     yield from _refusal(section, "", check_provider_name, name)
     if provider.scheme not in DEFAULT_ISOLATION or ":" not in provider.uri:
         near = get_close_matches(provider.scheme, DEFAULT_ISOLATION, n=1)
         hint = f'; did you mean "{near[0]}:"?' if near else ""
-        yield section, "uri", f'it begins with "software:", "pkcs11:" or "tpm:"{hint}'
+        yield section, "uri", f'it begins with "software:", "oqs:", "pkcs11:" or "tpm:"{hint}'
         return
     if provider.scheme == "pkcs11":
         yield from _refusal(section, "uri", parse_uri, provider.uri)
@@ -72,6 +112,13 @@ def _check_provider(config: Config, name: str, provider: ProviderSection) -> Ite
     pins = _given(pin_file=provider.pin_file, pin_fd=provider.pin_fd, pin_credential=provider.pin_credential)
     for source in pins if provider.scheme != "pkcs11" else ():
         yield section, source, f"a {provider.scheme} provider takes no PIN"
+    if provider.scheme != "pkcs11" and provider.module_arguments:
+        yield section, "module_arguments", "only a PKCS#11 module has that"
+    if provider.scheme != "tpm":
+        settings = (("srk_name", provider.srk_name), ("parameter_encryption", provider.parameter_encryption))
+        for key, given in settings:
+            if given:
+                yield section, key, "only a TPM has that"
     if len(pins) > 1:
         yield section, pins[1], f"one PIN is enough, and {pins[0]} names it"
     yield from _check_credential(section, "pin_credential", provider.pin_credential)
@@ -79,7 +126,7 @@ def _check_provider(config: Config, name: str, provider: ProviderSection) -> Ite
 
 def _check_isolation(config: Config, section: str, name: str, provider: ProviderSection) -> Iterator[Problem]:
     thread = config.isolation(name) is Isolation.THREAD
-    if provider.scheme == "software" and not thread:
+    if provider.scheme in SEALED_SCHEMES and not thread:
         yield section, "isolation", 'software keys live under the master key: write "thread"'
     if provider.scheme == "tpm" and thread and config.daemon.workers > 1:
         yield (

@@ -20,9 +20,12 @@ from hsmbridge.config.places import CONFIG_VARIABLE, default_config_file
 from hsmbridge.config.sections import (
     Config,
     DaemonSection,
+    FrontEnds,
     LogSection,
     NamespaceSection,
+    P11KitSection,
     ProviderSection,
+    SshAgentSection,
     StoreSection,
 )
 from hsmbridge.config.values import decode_value, expected
@@ -109,7 +112,7 @@ class _Reader:
         self._folder = folder
 
     def read(self, document: Mapping[str, object]) -> Config:
-        known = {**_SINGLE, **_NAMED}
+        known = {**_SINGLE, **_NAMED, "frontends": FrontEnds}
         for name in document:
             if name not in known:
                 self._add(str(name), "", f"there is no such section{_nearest(name, known)}")
@@ -126,7 +129,24 @@ class _Reader:
             providers=providers,
             namespaces=self._named("namespaces", NamespaceSection, document.get("namespaces", {})),
             log=self._section("log", LogSection, document.get("log", {})) or LogSection(),
+            frontends=self._front_ends(document.get("frontends", {})),
         )
+
+    def _front_ends(self, tables: object) -> FrontEnds:
+        if not isinstance(tables, dict):
+            self._add("frontends", "", "it is a group of sections, such as [frontends.p11kit]")
+            return FrontEnds()
+        known = [field.name for field in msgspec.structs.fields(FrontEnds)]
+        for name in tables:
+            if name not in known:
+                self._add(f"frontends.{name}", "", f"there is no such front end{_nearest(str(name), known)}")
+        return FrontEnds(
+            p11kit=self._front_end("p11kit", P11KitSection, tables),
+            ssh_agent=self._front_end("ssh_agent", SshAgentSection, tables),
+        )
+
+    def _front_end(self, name: str, kind: type[_Section], tables: Mapping[str, object]) -> _Section | None:
+        return self._section(f"frontends.{name}", kind, tables[name]) if name in tables else None
 
     def sentence(self, problem: Problem) -> str:
         section, key, what = problem

@@ -9,11 +9,12 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from hsmbridge.config.sections import StoreSection
+from hsmbridge.config.sections import P11KitSection, StoreSection
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.secrets import Secret
 
 _LIMIT: Final = 4096
+_PIN_MAX: Final = 255
 _CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 
 
@@ -33,6 +34,16 @@ def read_passphrase(store: StoreSection) -> Secret | None:
     if not content:
         raise _unusable("it is empty")
     return Secret(content)
+
+
+def read_p11kit_pin(section: P11KitSection) -> bytes:
+    """The PIN that PKCS#11 applications give, b"" where none has to. Raises RequestError (INVALID_CONFIGURATION)."""
+    if section.pin_file is None:
+        return b""
+    content = _read_file(section.pin_file).removesuffix(b"\n").removesuffix(b"\r")
+    if not 4 <= len(content) <= _PIN_MAX:
+        raise _unusable(f"{section.pin_file} holds no PIN of 4 to {_PIN_MAX} bytes")
+    return content
 
 
 def _read_file(path: Path, *, given_by_systemd: bool = False) -> bytes:
@@ -68,4 +79,4 @@ def _credential(name: str) -> Path:
 
 
 def _unusable(why: str) -> RequestError:
-    return RequestError(Status.INVALID_CONFIGURATION, f"The store's passphrase cannot be had: {why}.")
+    return RequestError(Status.INVALID_CONFIGURATION, f"The store's passphrase, or a PIN, cannot be had: {why}.")

@@ -16,11 +16,15 @@ from hsmbridge.providers.registry import MAX_THREADS, Isolation
 
 DEFAULT_ISOLATION: Final = {
     "software": Isolation.THREAD,
+    "oqs": Isolation.THREAD,
     "pkcs11": Isolation.PROCESS,
     "tpm": Isolation.PROCESS,
 }
 """Where a provider of each URI scheme runs unless its section says otherwise."""
 
+
+P11KIT_SOCKET_NAME: Final = "p11kit.sock"
+SSH_AGENT_SOCKET_NAME: Final = "ssh-agent.sock"
 
 Descriptor = Annotated[int, Meta(ge=3)]
 """A file descriptor that is none of the standard ones."""
@@ -62,6 +66,14 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     max_frame: Annotated[
         ByteSize, Meta(description="The most data in one call, from 64KiB to 1GiB; every worker may hold several.")
     ] = ByteSize(16 << 20)
+    max_held: Annotated[
+        ByteSize,
+        Meta(
+            description="What one context holds back at most, from 64KiB to 1GiB: what an AEAD decrypts until its tag"
+            " was verified, and whatever a provider takes only at once. The contexts of one connection hold back four"
+            " times as much together."
+        ),
+    ] = ByteSize(64 << 20)
     max_connections: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Connections that one worker serves at a time.")
     ] = 1024
@@ -104,8 +116,11 @@ class StoreSection(_Section, frozen=True, kw_only=True):
         None
     )
     protector: Annotated[
-        Literal["keyfile", "passphrase"],
-        Meta(description="How the master key is kept: under a key file that only its owner reads, or a passphrase."),
+        Literal["keyfile", "passphrase", "tpm"],
+        Meta(
+            description="How the master key is kept: under a key file that only its owner reads, under a passphrase,"
+            " or sealed in a TPM."
+        ),
     ] = "keyfile"
     key_file: Annotated[
         Path | None,
@@ -120,6 +135,16 @@ class StoreSection(_Section, frozen=True, kw_only=True):
     passphrase_credential: Annotated[
         str | None, Meta(description="The name of a systemd credential (LoadCredential=) that is the passphrase.")
     ] = None
+    tcti: Annotated[
+        str | None, Meta(description='With protector = "tpm": how to reach the TPM, such as "device:/dev/tpmrm0".')
+    ] = None
+    pcrs: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=23)], ...],
+        Meta(
+            description='With protector = "tpm": platform configuration registers (SHA-256) that must be what they'
+            " were when the store was made; none binds it to the TPM alone."
+        ),
+    ] = ()
 
 
 class ProviderSection(_Section, frozen=True, kw_only=True):
@@ -129,25 +154,49 @@ class ProviderSection(_Section, frozen=True, kw_only=True):
         str,
         Meta(
             description='What and where: "software:", a PKCS#11 URI with its module'
-            ' ("pkcs11:token=web?module-path=/usr/lib/softhsm/libsofthsm2.so"), or "tpm:" and a TCTI'
-            ' ("tpm:device:/dev/tpmrm0").'
+            ' ("pkcs11:token=web?module-path=/usr/lib/softhsm/libsofthsm2.so"), "tpm:" and a TCTI'
+            ' ("tpm:device:/dev/tpmrm0"), or "oqs:" and the folder of liboqs where that is not among the libraries of'
+            ' the system ("oqs:/opt/liboqs").'
         ),
     ]
     isolation: Annotated[
         Isolation | None,
         Meta(
             description="In a process of its own, or on threads of every worker. Unset: process for PKCS#11 and TPM,"
-            " thread for software, which knows no other."
+            " thread for software and oqs, which know no other."
         ),
     ] = None
     threads: Annotated[
-        int, Meta(ge=1, le=MAX_THREADS, description="Calls that one worker may have under way in it.")
+        int,
+        Meta(
+            ge=1,
+            le=MAX_THREADS,
+            description="Calls that one worker may have under way in it. A token that computes in the module itself, as"
+            " SoftHSM does, needs no more than half of the processors; one over a network takes many.",
+        ),
     ] = 4
     sessions: Annotated[int, Meta(ge=1, le=100, description="The most sessions that a token is asked for.")] = 8
+    module_arguments: Annotated[
+        str,
+        Meta(
+            description="What a PKCS#11 module wants to be told when it is initialised, such as where NSS has its"
+            " database. No place for secrets."
+        ),
+    ] = ""
     srk_handle: Annotated[
         Annotated[int, Meta(ge=0x81000000, le=0x817FFFFF)] | None,
         Meta(description="Persistent handle of a TPM's storage root key. Unset: 0x81000001."),
     ] = None
+    srk_name: Annotated[
+        str,
+        Meta(
+            description="The name of that key in hexadecimal, which pins the TPM; `hsmbridge providers` shows it with"
+            " parameter_encryption. Unset: any."
+        ),
+    ] = ""
+    parameter_encryption: Annotated[
+        bool, Meta(description="Encrypt what is secret in a TPM's commands and answers on the way there and back.")
+    ] = False
     pin_file: Annotated[
         Path | None, Meta(description="A file that holds the token's user PIN; only its owner may read it.")
     ] = None
@@ -191,6 +240,66 @@ class LogSection(_Section, frozen=True, kw_only=True):
     ] = False
 
 
+class P11KitSection(_Section, frozen=True, kw_only=True):
+    """PKCS#11 for every application, through p11-kit's own client module. Without this section there is none."""
+
+    socket: Annotated[
+        Path | None, Meta(description="The unix socket for p11-kit clients. Unset: p11kit.sock in `runtime_dir`.")
+    ] = None
+    socket_mode: Annotated[
+        FileMode, Meta(description="Who may connect. Every application is known by its uid, and sees its own slots.")
+    ] = FileMode(0o600)
+    tokens: Annotated[
+        Literal["providers", "merged"],
+        Meta(description="What applications see: a token for each provider, or one for all of them."),
+    ] = "providers"
+    templates: Annotated[
+        Literal["attenuate", "refuse"],
+        Meta(
+            description="New keys whose template asks for more than one key may do: with less than that, and the"
+            " attributes say so, or not at all (CKR_TEMPLATE_INCONSISTENT)."
+        ),
+    ] = "attenuate"
+    login: Annotated[
+        Literal["none", "pin"],
+        Meta(
+            description="The kernel says who an application is. With none, no login is needed and any PIN is taken;"
+            " with pin, private keys are out of reach before C_Login with the PIN in `pin_file`."
+        ),
+    ] = "none"
+    pin_file: Annotated[Path | None, Meta(description="A file that holds that PIN; only its owner may read it.")] = None
+
+
+class SshAgentSection(_Section, frozen=True, kw_only=True):
+    """Slots as the keys of an SSH agent, for `ssh`, `git` and all that ask one. Without this section there is none."""
+
+    socket: Annotated[
+        Path | None,
+        Meta(description=f"The unix socket for SSH_AUTH_SOCK. Unset: {SSH_AGENT_SOCKET_NAME} in `runtime_dir`."),
+    ] = None
+    socket_mode: Annotated[
+        FileMode, Meta(description="Who may connect. Every caller is known by its uid, and uses its own slots.")
+    ] = FileMode(0o600)
+    slots: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Which slots are offered: names with their namespace, in which * stands for anything, such as"
+            ' "uid-0/ssh-*". None is all that a caller may sign with; servers end a log-in after a few keys.'
+        ),
+    ] = ()
+    forwarding: Annotated[
+        Literal["allow", "refuse"],
+        Meta(description="Whether a connection that `ssh -A` forwards to another machine sees keys and may sign."),
+    ] = "allow"
+
+
+class FrontEnds(_Section, frozen=True, kw_only=True):
+    """Doors beside the native socket, each in a section of its own."""
+
+    p11kit: P11KitSection | None = None
+    ssh_agent: SshAgentSection | None = None
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """Everything that the daemon is told, checked."""
 
@@ -199,6 +308,19 @@ class Config(_Section, frozen=True, kw_only=True):
     providers: dict[str, ProviderSection] = field(default_factory=dict)
     namespaces: dict[str, NamespaceSection] = field(default_factory=dict)
     log: LogSection = LogSection()
+    frontends: FrontEnds = FrontEnds()
+
+    @property
+    def p11kit_socket(self) -> Path:
+        """Where p11-kit clients connect, if they can."""
+        section = self.frontends.p11kit
+        return (section.socket if section is not None else None) or self.runtime_dir / P11KIT_SOCKET_NAME
+
+    @property
+    def ssh_agent_socket(self) -> Path:
+        """Where the clients of the SSH agent connect, if they can."""
+        section = self.frontends.ssh_agent
+        return (section.socket if section is not None else None) or self.runtime_dir / SSH_AGENT_SOCKET_NAME
 
     @property
     def runtime_dir(self) -> Path:

@@ -1,11 +1,12 @@
 """The configuration as supervisor and workers want it. Imported by `hsmbridge serve` alone: it needs both."""
 
 from hsmbridge import __version__
+from hsmbridge.config.secrets import read_p11kit_pin
 from hsmbridge.config.sections import Config, ProviderSection
 from hsmbridge.core.secrets import Secret
-from hsmbridge.daemon.spec import StoreSpec, WorkerSpec, encode_worker_spec
+from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec, encode_worker_spec
 from hsmbridge.providers.registry import Isolation, ProviderSpec
-from hsmbridge.supervisor import PinSource, SupervisedProvider, SupervisorSettings
+from hsmbridge.supervisor import FrontEndSocket, PinSource, SupervisedProvider, SupervisorSettings
 
 
 def supervisor_settings(config: Config, passphrase: Secret | None) -> SupervisorSettings:
@@ -23,8 +24,37 @@ def supervisor_settings(config: Config, passphrase: Secret | None) -> Supervisor
         socket_mode=int(daemon.socket_mode),
         workers=daemon.workers,
         drain_timeout=daemon.drain_timeout,
-        max_frame=int(daemon.max_frame),
+        # A context hands what it held back to its provider as a whole.
+        max_frame=max(int(daemon.max_frame), int(daemon.max_held)),
+        front_ends=_front_end_sockets(config),
     )
+
+
+def _front_end_sockets(config: Config) -> tuple[FrontEndSocket, ...]:
+    p11kit, ssh_agent = config.frontends.p11kit, config.frontends.ssh_agent
+    sockets = []
+    if p11kit is not None:
+        sockets.append(FrontEndSocket(name="p11kit", path=config.p11kit_socket, mode=int(p11kit.socket_mode)))
+    if ssh_agent is not None:
+        mode = int(ssh_agent.socket_mode)
+        sockets.append(FrontEndSocket(name="ssh_agent", path=config.ssh_agent_socket, mode=mode))
+    return tuple(sockets)
+
+
+def _p11kit_spec(config: Config) -> P11KitSpec | None:
+    section = config.frontends.p11kit
+    if section is None:
+        return None
+    return P11KitSpec(
+        tokens=section.tokens, templates=section.templates, login=section.login, pin=read_p11kit_pin(section)
+    )
+
+
+def _ssh_agent_spec(config: Config) -> SshAgentSpec | None:
+    section = config.frontends.ssh_agent
+    if section is None:
+        return None
+    return SshAgentSpec(slots=section.slots, forwarding=section.forwarding == "allow")
 
 
 def worker_spec(config: Config, passphrase: Secret | None) -> WorkerSpec:
@@ -38,6 +68,8 @@ def worker_spec(config: Config, passphrase: Secret | None) -> WorkerSpec:
             protector=config.store.protector,
             key_file=str(config.key_file),
             passphrase=b"" if passphrase is None else passphrase.reveal(),
+            tcti=config.store.tcti or "",
+            pcrs=config.store.pcrs,
             durability=daemon.durability,
         ),
         providers=tuple(spec for spec in specs if spec.isolation is Isolation.PROCESS),
@@ -53,6 +85,9 @@ def worker_spec(config: Config, passphrase: Secret | None) -> WorkerSpec:
         drain_timeout=daemon.drain_timeout,
         log_level=config.log.level,
         audit_uses=config.log.audit_uses,
+        p11kit=_p11kit_spec(config),
+        ssh_agent=_ssh_agent_spec(config),
+        max_held=int(daemon.max_held),
     )
 
 
@@ -65,7 +100,10 @@ def provider_spec(config: Config, name: str) -> ProviderSpec:
         isolation=config.isolation(name),
         threads=section.threads,
         sessions=section.sessions,
+        module_arguments=section.module_arguments,
         srk_handle=section.srk_handle,
+        srk_name=section.srk_name,
+        parameter_encryption=section.parameter_encryption,
         environment=section.environment,
     )
 

@@ -70,13 +70,15 @@ class Kind(StrEnum):
         return _OPERATIONS[self]
 
 
+_ENCRYPTS_AND_WRAPS = (KeyOperation.ENCRYPT, KeyOperation.DECRYPT, KeyOperation.WRAP, KeyOperation.UNWRAP)
+
 _OPERATIONS: Mapping[Kind, tuple[KeyOperation, ...]] = MappingProxyType(
     {
         Kind.SIGNATURE: (KeyOperation.SIGN, KeyOperation.VERIFY),
         Kind.MAC: (KeyOperation.SIGN, KeyOperation.VERIFY),
-        Kind.AEAD: (KeyOperation.ENCRYPT, KeyOperation.DECRYPT),
+        Kind.AEAD: _ENCRYPTS_AND_WRAPS,
         Kind.CIPHER: (KeyOperation.ENCRYPT, KeyOperation.DECRYPT),
-        Kind.PUBLIC_KEY_ENCRYPTION: (KeyOperation.ENCRYPT, KeyOperation.DECRYPT),
+        Kind.PUBLIC_KEY_ENCRYPTION: _ENCRYPTS_AND_WRAPS,
         Kind.KEY_AGREEMENT: (KeyOperation.AGREE,),
         Kind.KEM: (KeyOperation.ENCAPSULATE, KeyOperation.DECAPSULATE),
         Kind.KDF: (KeyOperation.DERIVE,),
@@ -110,6 +112,8 @@ class Scheme(StrEnum):
     CFB = "CFB128"
     KEY_WRAP = "KW"
     KEY_WRAP_PADDED = "KWP"
+    RSA_AES_KEY_WRAP = "RSA-AES key wrap"
+    HPKE = "HPKE"
     HMAC = "HMAC"
     CMAC = "CMAC"
     HKDF = "HKDF"
@@ -133,6 +137,7 @@ class Algorithm:
         scheme: the construction.
         key_types: names of the key types that it takes; empty where it takes no key.
         hash: the digest row that it uses, such as "SHA-256", or "".
+        aead: the AEAD row that it uses, such as "AES-128-GCM", or "".
         ckm: the PKCS#11 mechanism, or None where v3.2 has none.
         tpm_alg: the TPM_ALG_ID of the scheme, or None.
         jose: the "alg" (or "enc") of the IANA JOSE registry, or "".
@@ -151,6 +156,7 @@ class Algorithm:
     scheme: Scheme
     key_types: tuple[str, ...] = ()
     hash: str = ""
+    aead: str = ""
     ckm: int | None = None
     tpm_alg: int | None = None
     jose: str = ""
@@ -168,6 +174,11 @@ class Algorithm:
         """The operations that take this algorithm."""
         return self.kind.operations
 
+    @property
+    def takes_aad(self) -> bool:
+        """Authenticates associated data along with what it encrypts."""
+        return self.kind is Kind.AEAD or self.scheme is Scheme.HPKE
+
     def takes(self, row: KeyType) -> bool:
         return row.name in self.key_types
 
@@ -177,9 +188,10 @@ def _of(family: Family) -> tuple[str, ...]:
 
 
 _SIGN_SLOW = frozenset({KeyOperation.SIGN})
-_DECRYPT_SLOW = frozenset({KeyOperation.DECRYPT})
+_DECRYPT_SLOW = frozenset({KeyOperation.DECRYPT, KeyOperation.UNWRAP})
 _DERIVE_SLOW = frozenset({KeyOperation.DERIVE})
 _EC_SLOW = frozenset({KeyOperation.SIGN, KeyOperation.VERIFY})
+_KEM_SLOW = frozenset({KeyOperation.ENCAPSULATE, KeyOperation.DECAPSULATE})
 _RSA = _of(Family.RSA)
 _AES = _of(Family.AES)
 
@@ -203,6 +215,15 @@ _HASHES = (
     ("SHA3-256", 0x2B0, 0x2B1, 32, 0x0027),
     ("SHA3-384", 0x2C0, 0x2C1, 48, 0x0028),
     ("SHA3-512", 0x2D0, 0x2D1, 64, 0x0029),
+)
+_HPKE = (
+    # key type, hash of the KDF, AEAD
+    ("X25519", "SHA-256", "AES-128-GCM"),
+    ("X25519", "SHA-256", "ChaCha20-Poly1305"),
+    ("EC-P256", "SHA-256", "AES-128-GCM"),
+    ("EC-P384", "SHA-384", "AES-256-GCM"),
+    ("EC-P521", "SHA-512", "AES-256-GCM"),
+    ("X-Wing", "SHA-256", "AES-256-GCM"),
 )
 _ML_DSA = (("ML-DSA-44", -48, 2420), ("ML-DSA-65", -49, 3309), ("ML-DSA-87", -50, 4627))
 _SLH_DSA_SIGNATURE = {"128s": 7856, "128f": 17088, "192s": 16224, "192f": 35664, "256s": 29792, "256f": 49856}
@@ -308,6 +329,20 @@ _ROWS: tuple[Algorithm, ...] = (
         maturity=Maturity.LEGACY,
         slow=_DECRYPT_SLOW,
     ),
+    # RFC 9180, base mode; over X-Wing by draft-ietf-hpke-pq. The associated data is the `info` of HPKE.
+    *(
+        Algorithm(
+            name=f"HPKE-{key.removeprefix('EC-')}-{_short(hash_)}-{aead}",
+            kind=Kind.PUBLIC_KEY_ENCRYPTION,
+            scheme=Scheme.HPKE,
+            key_types=(key,),
+            hash=hash_,
+            aead=aead,
+            postquantum=key == "X-Wing",
+            slow=frozenset(_ENCRYPTS_AND_WRAPS),
+        )
+        for key, hash_, aead in _HPKE
+    ),
     # FIPS 186-5
     *(
         Algorithm(
@@ -399,7 +434,7 @@ _ROWS: tuple[Algorithm, ...] = (
         Algorithm(name=name, kind=Kind.KEY_AGREEMENT, scheme=Scheme.XDH, key_types=(name,), ckm=0x1050)
         for name in _of(Family.MONTGOMERY)
     ),
-    # FIPS 203 and the X25519 hybrid over it
+    # FIPS 203
     *(
         Algorithm(
             name=name,
@@ -412,7 +447,15 @@ _ROWS: tuple[Algorithm, ...] = (
         )
         for name in _of(Family.ML_KEM)
     ),
-    Algorithm(name="X-Wing", kind=Kind.KEM, scheme=Scheme.X_WING, key_types=("X-Wing",), postquantum=True),
+    # draft-connolly-cfrg-xwing-kem
+    Algorithm(
+        name="X-Wing",
+        kind=Kind.KEM,
+        scheme=Scheme.X_WING,
+        key_types=("X-Wing",),
+        postquantum=True,
+        slow=_KEM_SLOW,
+    ),
     # SP 800-38D, SP 800-38C, RFC 8439
     *(
         Algorithm(
@@ -484,6 +527,19 @@ _ROWS: tuple[Algorithm, ...] = (
         )
         for mode, scheme, ckm in (("KW", Scheme.KEY_WRAP, 0x2109), ("KWP", Scheme.KEY_WRAP_PADDED, 0x210B))
         for bits in (128, 192, 256)
+    ),
+    # PKCS#11 v3.2, CKM_RSA_AES_KEY_WRAP: a fresh AES-256 key under RSAES-OAEP, then the key under that one by AES-KWP
+    *(
+        Algorithm(
+            name=f"RSA-AES-KEY-WRAP-{_short(hash_)}",
+            kind=Kind.KEY_WRAP,
+            scheme=Scheme.RSA_AES_KEY_WRAP,
+            key_types=_RSA,
+            hash=hash_,
+            ckm=0x1054,
+            slow=frozenset({KeyOperation.UNWRAP}),
+        )
+        for hash_ in ("SHA-1", "SHA-256", "SHA-384", "SHA-512")
     ),
     # FIPS 198-1, SP 800-38B
     *(

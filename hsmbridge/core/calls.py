@@ -136,6 +136,7 @@ class Attestation(msgspec.Struct, frozen=True, array_like=True):
         signature: over `statement`, by the attestation key.
         attestation_key: SubjectPublicKeyInfo in DER.
         certificates: of the attestation or endorsement key, DER, as far as the token has any.
+        subject: the key's public area in the token's own form, where the statement names the key by a digest of it.
     """
 
     format: str
@@ -143,6 +144,14 @@ class Attestation(msgspec.Struct, frozen=True, array_like=True):
     signature: bytes
     attestation_key: bytes
     certificates: tuple[bytes, ...] = ()
+    subject: bytes = b""
+
+
+class StreamEnd(msgspec.Struct, frozen=True, array_like=True):
+    """How a stream ended: a signature, MAC or digest, or the rest of the output; `tag` where an AEAD encrypted."""
+
+    output: bytes
+    tag: bytes = b""
 
 
 class _Call(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -315,11 +324,23 @@ class UnwrapCall(_Call, frozen=True, array_like=True, tag="unwrap"):
     target: KeyTarget
 
 
+class CopyCall(_Call, frozen=True, array_like=True, tag="copy"):
+    """A second key of the same value in the same provider, independent of the first. → MadeKey."""
+
+    handle: int
+    target: KeyTarget
+
+
+OWN_REFERENCE = "reference:"
+"""Stands for a uri in ExamineCall; never from a client."""
+
+
 class ExamineCall(_Call, frozen=True, array_like=True, tag="examine"):
     """Look at a key that the provider did not make. → ForeignKey, or KEY_MATERIAL_MISSING where it is not there.
 
     Attributes:
-        uri: where it is on a token or TPM (a PKCS#11 URI, RFC 7512; a persistent handle), or "".
+        uri: where it is on a token or TPM (a PKCS#11 URI, RFC 7512; a persistent handle), or "". OWN_REFERENCE asks
+            after a key that was adopted, whose reference is then the material: what does its token allow now?
         material: the key in a form that only this token can open, such as a TSS2 PRIVATE KEY, or b"".
     """
 
@@ -353,6 +374,49 @@ class AttestCall(_Call, frozen=True, array_like=True, tag="attest"):
 
     handle: int
     nonce: bytes
+
+
+class StreamOpenCall(_Call, frozen=True, array_like=True, tag="stream-open"):
+    """Begin to use a key on data that comes in pieces. → None; NOT_SUPPORTED where it must come at once.
+
+    Attributes:
+        stream: chosen at random by the caller, so that it can be closed even where the answer to this is lost.
+        handle: 0 for a digest.
+        operation: a KeyOperation value.
+    """
+
+    stream: int
+    handle: int
+    algorithm: str
+    operation: str
+    nonce: bytes = b""
+    aad: bytes = b""
+    parameters: SignatureParameters = DEFAULT_SIGNATURE
+
+
+class StreamUpdateCall(_Call, frozen=True, array_like=True, tag="stream-update"):
+    """The next piece. → bytes, output as far as there is any. HANDLE_UNKNOWN for a stream that is not there."""
+
+    stream: int
+    data: bytes
+
+
+class StreamFinishCall(_Call, frozen=True, array_like=True, tag="stream-finish"):
+    """The last piece, and the end. → StreamEnd; SIGNATURE_INVALID or DECRYPTION_FAILED as for whole messages.
+
+    Attributes:
+        proof: what is to be verified: a signature or MAC.
+    """
+
+    stream: int
+    data: bytes = b""
+    proof: bytes = b""
+
+
+class StreamCloseCall(_Call, frozen=True, array_like=True, tag="stream-close"):
+    """Give a stream up; one that is not there, or not there yet, is fine. → None."""
+
+    stream: int
 
 
 class DigestCall(_Call, frozen=True, array_like=True, tag="digest"):
@@ -389,16 +453,31 @@ ProviderCall = (
     | DeriveKeyCall
     | WrapCall
     | UnwrapCall
+    | CopyCall
     | ExamineCall
     | AdoptCall
     | ExportCall
     | AttestCall
+    | StreamOpenCall
+    | StreamUpdateCall
+    | StreamFinishCall
+    | StreamCloseCall
     | DigestCall
     | RandomCall
 )
 
 ProviderReply = (
-    None | bytes | int | list[bytes] | Description | MadeKey | Encrypted | Encapsulated | ForeignKey | Attestation
+    None
+    | bytes
+    | int
+    | list[bytes]
+    | Description
+    | MadeKey
+    | Encrypted
+    | Encapsulated
+    | ForeignKey
+    | Attestation
+    | StreamEnd
 )
 
 REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
@@ -423,10 +502,15 @@ REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
         DeriveKeyCall: MadeKey,
         WrapCall: bytes,
         UnwrapCall: MadeKey,
+        CopyCall: MadeKey,
         ExamineCall: ForeignKey,
         AdoptCall: MadeKey,
         ExportCall: bytes,
         AttestCall: Attestation,
+        StreamOpenCall: None,
+        StreamUpdateCall: bytes,
+        StreamFinishCall: StreamEnd,
+        StreamCloseCall: None,
         DigestCall: bytes,
         RandomCall: bytes,
     }

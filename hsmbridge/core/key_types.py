@@ -132,7 +132,7 @@ def _ec(name: str, bits: int, curve: str, oid: str, tpm: str, tpm_curve: int) ->
         spki_oid="1.2.840.10045.2.1",
         tpm_template=tpm,
         tpm_curve=tpm_curve,
-        permissions=_SIGNATURE | _AGREEMENT,
+        permissions=_SIGNATURE | _AGREEMENT | _CIPHER | _WRAPPING,
         fips=True,
     )
 
@@ -215,7 +215,7 @@ _ROWS: tuple[KeyType, ...] = (
         key_gen=0x1056,
         ec_parameters="1.3.101.110",
         spki_oid="1.3.101.110",
-        permissions=_AGREEMENT,
+        permissions=_AGREEMENT | _CIPHER | _WRAPPING,
     ),
     KeyType(
         name="X448",
@@ -234,7 +234,7 @@ _ROWS: tuple[KeyType, ...] = (
         for bits in (128, 192, 256)
     ),
     # RFC 8439
-    _secret(Family.CHACHA20, "ChaCha20", 256, 0x33, _CIPHER, fips=False),
+    _secret(Family.CHACHA20, "ChaCha20", 256, 0x33, _CIPHER | _WRAPPING, fips=False),
     # FIPS 198-1; the key is as long as the hash
     _secret(Family.HMAC, "HMAC-SHA256", 256, 0x2B, P.SIGN | P.VERIFY | P.DERIVE | _ANY),
     _secret(Family.HMAC, "HMAC-SHA384", 384, 0x2C, P.SIGN | P.VERIFY | P.DERIVE | _ANY),
@@ -274,7 +274,7 @@ _ROWS: tuple[KeyType, ...] = (
         bits=768,
         parameter_set="X-Wing",
         spki_oid="1.3.6.1.4.1.62253.25722",
-        permissions=_KEM,
+        permissions=_KEM | _CIPHER | _WRAPPING,
         postquantum=True,
         slow_to_generate=True,
     ),

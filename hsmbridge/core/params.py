@@ -26,17 +26,24 @@ class SignatureParameters(_Parameters, frozen=True, array_like=True, kw_only=Tru
         context: the context string of ML-DSA and SLH-DSA (FIPS 204 section 5.2), at most 255 bytes.
         salt_length: of RSASSA-PSS; None is the length of the hash.
         digest_signing: the message is the digest itself (PKCS#11 CKM_ECDSA, TLS); only for algorithms with a hash.
+        external_mu: the message is the message representative mu of ML-DSA (FIPS 204 algorithm 7 line 6), 64 bytes
+            that whoever computed them has bound to the public key and to the context.
     """
 
     context: bytes = b""
     salt_length: int | None = None
     digest_signing: bool = False
+    external_mu: bool = False
 
     def __post_init__(self) -> None:
         if len(self.context) > 255:
             raise RequestError(Status.INVALID_ARGUMENT, "A signature context has at most 255 bytes.")
         if self.salt_length is not None and not 0 <= self.salt_length <= 512:
             raise RequestError(Status.INVALID_ARGUMENT, "A PSS salt has 0 to 512 bytes.")
+        if self.external_mu and (self.context or self.digest_signing):
+            raise RequestError(
+                Status.INVALID_ARGUMENT, "With external_mu, the context went into mu already, and mu is no digest."
+            )
 
 
 DEFAULT_SIGNATURE = SignatureParameters()

@@ -1,18 +1,20 @@
 """The lane to a provider host: several connections driven by the event loop itself, with no thread between.
 
-Each connection is one thread of the host. A call goes to an idle connection if there is one, else behind a short
-call that is under way, else it waits here. A call that was given up, and that the host still has in hand after it
-had fair time for it, takes the host down: a hung vendor module cannot be stopped in any other way, and the
-supervisor starts a fresh host.
+Each connection is one thread of the host. A call goes to an idle connection if there is one, else it waits here;
+signatures by one key that wait go to the host together, as one call. A call that was given up, and that the host still
+has in hand after it had fair time for it, takes the host down: a hung vendor module cannot be stopped in any other way,
+and the supervisor starts a fresh host.
 """
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import structlog
@@ -26,14 +28,14 @@ from hsmbridge.providers.host.messages import ATTACH_OPCODE, AttachReply, Attach
 from hsmbridge.wire.codec import decode_body, decode_call_reply, decode_error, encode_call, encode_message
 from hsmbridge.wire.frames import Frame, FrameReader
 
-PIPELINE_DEPTH = 2
-"""Calls on one connection: one that the host works on, one that is there when it is done."""
-
 MAKING_PATIENCE = 60.0
 """Seconds of patience while the host makes a key: RSA takes a TPM tens of seconds, and other calls wait behind it."""
 
 ATTACH_TIMEOUT = 30.0
 """Seconds that a host has to greet; one that takes connections and says nothing hangs."""
+
+TOGETHER = 8
+"""Signatures by one key that go to the host as one call where many calls wait."""
 
 _LONG = frozenset({calls.GenerateCall, calls.ListCall, calls.DescribeCall, calls.LoadCall, calls.DestroyCall})
 _log = structlog.get_logger(__name__)
@@ -67,13 +69,18 @@ class HostLane:
             Status.PROVIDER_UNAVAILABLE, f"Provider {name} is starting; try again shortly."
         )
         self.max_body = max_body
+        # The host closes what this process had open there once its last connection has ended.
+        self.client = f"daemon {secrets.token_hex(8)}"
         self.loop = loop
         self._loop_thread = threading.get_ident()
         self._wanted = connections
+        # A host with one thread is given its next call in advance; several threads keep it busy by themselves.
+        self.depth = 2 if connections == 1 else 1
         self._count = count
         self._patience = patience
         self._connections: list[_HostConnection] = []
         self._queue: deque[Ticket] = deque()
+        self._refills = False
         self._closed = asyncio.Event()
 
     def inline(self, call: calls.ProviderCall) -> bool:
@@ -94,11 +101,17 @@ class HostLane:
     def give_up(self, ticket: Ticket) -> None:
         ticket.cancelled = True
         for connection in self._connections:
-            if connection.works_on(ticket):
-                patience = ticket.begun + self._patience_now() - self.loop.time()
-                connection.late = True
-                self.loop.call_later(max(0.0, patience), self._kill_if_still, connection, ticket)
+            in_hand = connection.in_hand()
+            if in_hand is not None and in_hand.carries(ticket):
+                # Its own time began with the call that it is part of.
+                self.watch(connection, in_hand)
                 return
+
+    def watch(self, connection: "_HostConnection", ticket: Ticket) -> None:
+        """Nobody waits any more for the call that the host has in hand: see that it ends in fair time."""
+        connection.late = True
+        patience = ticket.begun + self._patience_now() - self.loop.time()
+        self.loop.call_later(max(0.0, patience), self._kill_if_still, connection, ticket)
 
     async def open(self, path: str) -> None:
         """Connect to a host that is ready. Raises OSError or HsmBridgeError, leaving the lane as it was."""
@@ -152,8 +165,9 @@ class HostLane:
 
     def answered(self) -> None:
         """A connection has room; called before the answer is passed on, so that the host never waits for us."""
-        if self._queue:
-            self._refill()
+        if self._queue and not self._refills:
+            self._refills = True
+            self.loop.call_soon(self._refill)
 
     def _place(self, ticket: Ticket) -> None:
         if ticket.cancelled:
@@ -161,11 +175,14 @@ class HostLane:
         if self.reason is not None:
             ticket.answer(None, _again(self.reason))
             return
-        connection = self._idlest()
-        if connection is None:
-            self._queue.append(ticket)
-        else:
-            self._send(connection, ticket)
+        if not any(connection.under_way for connection in self._connections):
+            self._send(self._connections[0], ticket)
+            return
+        # Under load the calls of one round of the loop are looked at together: they may go together.
+        self._queue.append(ticket)
+        if not self._refills:
+            self._refills = True
+            self.loop.call_soon(self._refill)
 
     def _idlest(self) -> "_HostConnection | None":
         found = None
@@ -181,19 +198,87 @@ class HostLane:
         connection.send(ticket)
 
     def _refill(self) -> None:
+        self._refills = False
         while self._queue and (connection := self._idlest()) is not None:
             ticket = self._queue.popleft()
             if not ticket.cancelled:
-                self._send(connection, ticket)
+                self._send(connection, self._together(ticket))
+
+    def _together(self, first: Ticket) -> Ticket:
+        """The next call, with others of its kind where every connection could be given several."""
+        most = min(TOGETHER, (len(self._queue) + len(self._connections)) // len(self._connections))
+        if most < 2 or type(first.call) is not calls.SignCall or first.apart:
+            return first
+        tickets = [first]
+        while self._queue and len(tickets) < most and _alike(first.call, self._queue[0]):
+            tickets.append(self._queue.popleft())
+        return first if len(tickets) == 1 else _Together(tickets, self._one_by_one)
+
+    def _one_by_one(self, tickets: "list[Ticket]") -> None:
+        """A call for several has failed: each finds out for itself."""
+        for ticket in tickets:
+            ticket.apart = True
+            self._place(ticket)
 
     def _patience_now(self) -> float:
         making = any(connection.makes_a_key() for connection in self._connections)
         return max(self._patience, MAKING_PATIENCE) if making else self._patience
 
     def _kill_if_still(self, connection: "_HostConnection", ticket: Ticket) -> None:
-        if connection.works_on(ticket):
+        if connection.in_hand() is ticket:
             _log.warning("provider host hangs and is replaced", provider=self.name, call=type(ticket.call).__name__)
             connection.kill_host()
+
+
+class _Together(Ticket):
+    """Signatures by one key as one call; each of them ends by itself."""
+
+    __slots__ = ("_tickets",)
+
+    def __init__(self, tickets: list[Ticket], one_by_one: Callable[[list[Ticket]], None]) -> None:
+        first = cast(calls.SignCall, tickets[0].call)
+        messages = tuple([cast(calls.SignCall, ticket.call).message for ticket in tickets])
+        super().__init__(
+            calls.SignManyCall(first.handle, first.algorithm, messages, first.parameters),
+            partial(_tell_each, tickets, one_by_one),
+        )
+        self._tickets = tickets
+
+    def carries(self, ticket: Ticket) -> bool:
+        return ticket is self or any(carried.carries(ticket) for carried in self._tickets)
+
+    def given_up(self) -> bool:
+        return any(carried.given_up() for carried in self._tickets)
+
+
+def _tell_each(
+    tickets: list[Ticket],
+    one_by_one: Callable[[list[Ticket]], None],
+    reply: calls.ProviderReply,
+    failure: HsmBridgeError | None,
+) -> None:
+    if isinstance(reply, list) and len(reply) == len(tickets):
+        for ticket, signature in zip(tickets, reply, strict=True):
+            if not ticket.cancelled:
+                ticket.answer(signature, None)
+        return
+    left = [ticket for ticket in tickets if not ticket.cancelled]
+    if failure is not None and failure.status is Status.PROVIDER_UNAVAILABLE:
+        for ticket in left:
+            ticket.answer(None, _again(failure))
+    else:
+        one_by_one(left)
+
+
+def _alike(call: calls.SignCall, other: Ticket) -> bool:
+    """Whether two calls differ in their messages only."""
+    return (
+        type(other.call) is calls.SignCall
+        and other.call.handle == call.handle
+        and other.call.algorithm == call.algorithm
+        and other.call.parameters == call.parameters
+        and not (other.cancelled or other.apart)
+    )
 
 
 class _HostConnection(asyncio.Protocol):
@@ -225,7 +310,7 @@ class _HostConnection(asyncio.Protocol):
             self._pidfd = peer_pidfd(own)
         except OSError:  # it died just now, or it could not be killed when it hangs
             self._transport.abort()
-        self._outbox.send(encode_message(ATTACH_OPCODE, 0, AttachRequest("daemon")))
+        self._outbox.send(encode_message(ATTACH_OPCODE, 0, AttachRequest(self._lane.client)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -254,11 +339,11 @@ class _HostConnection(asyncio.Protocol):
 
     def takes_another(self) -> bool:
         """Whether a call may wait behind the one under way: only behind a short one that is not late."""
-        return self._long_calls == 0 and not self.late and len(self.under_way) < PIPELINE_DEPTH
+        return self._long_calls == 0 and not self.late and len(self.under_way) < self._lane.depth
 
-    def works_on(self, ticket: Ticket) -> bool:
-        """Whether this call is the one that the host has in hand (dicts keep the order of sending)."""
-        return next(iter(self.under_way.values()), None) is ticket
+    def in_hand(self) -> Ticket | None:
+        """The call that the host works on (dicts keep the order of sending)."""
+        return next(iter(self.under_way.values()), None)
 
     def makes_a_key(self) -> bool:
         """Whether the host makes a key for this connection."""
@@ -301,6 +386,8 @@ class _HostConnection(asyncio.Protocol):
             return
         self.late = False
         self._long_calls -= type(ticket.call) in _LONG
+        if self.under_way:
+            self._begin_next()
         self._lane.answered()
         if ticket.cancelled:
             return
@@ -313,6 +400,13 @@ class _HostConnection(asyncio.Protocol):
             ticket.answer(None, reply)
         else:
             ticket.answer(reply, None)
+
+    def _begin_next(self) -> None:
+        """The host takes the next call in hand, which its caller may have given up while it waited."""
+        ticket = next(iter(self.under_way.values()))
+        ticket.begun = self._lane.loop.time()
+        if ticket.given_up():
+            self._lane.watch(self, ticket)
 
     def _forget_host(self) -> None:
         if self._pidfd >= 0:

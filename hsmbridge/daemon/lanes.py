@@ -35,6 +35,10 @@ class ProviderLanes:
                 Status.PROVIDER_NOT_CONFIGURED, f"Provider {provider} is not configured any more."
             ) from None
 
+    def replace(self, provider: str, lane: Lane) -> None:
+        """Another lane for an instance, from its next call on."""
+        self._lanes[provider] = lane
+
     def follow(self, states: ProviderStates, changed: Callable[[], None]) -> None:
         """Take what the supervisor says; `changed` is called once a provider has become available."""
         for state in states.providers:

@@ -6,6 +6,7 @@ It may hold a passphrase, so it is never written anywhere and has no useful repr
 import msgspec
 
 from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.engine.contexts import DEFAULT_HELD_MAX
 from hsmbridge.providers.registry import ProviderSpec
 
 
@@ -14,9 +15,11 @@ class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         url: of SQLAlchemy.
-        protector: "keyfile" or "passphrase".
+        protector: "keyfile", "passphrase" or "tpm".
         key_file: path, for the first.
         passphrase: for the second.
+        tcti: how to reach the TPM, for the third.
+        pcrs: what the third is sealed to.
         durability: "power-loss" or "process-crash"; what nonce leases survive.
     """
 
@@ -24,10 +27,31 @@ class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
     protector: str
     key_file: str = ""
     passphrase: bytes = b""
+    tcti: str = ""
+    pcrs: tuple[int, ...] = ()
     durability: str = "power-loss"
 
     def __repr__(self) -> str:
         return f"StoreSpec({self.protector})"
+
+
+class P11KitSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The PKCS#11 front end, in the words of its section. `pin` is b"" where none is asked for."""
+
+    tokens: str
+    templates: str
+    login: str
+    pin: bytes = b""
+
+    def __repr__(self) -> str:
+        return "P11KitSpec(...)"
+
+
+class SshAgentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The SSH agent front end: which slots it offers (all, where there is none), and to forwarded connections too."""
+
+    slots: tuple[str, ...]
+    forwarding: bool
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +61,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         providers: those in host processes, in the order of the configuration with the others by `order`.
         in_process: those that the worker opens by itself.
         order: instance names in the order of the configuration; the column of a provider's calls is 1 + its place.
+        max_held: what one context holds back at most.
         creators: namespace to the principals that may create slots there, beside each caller's own namespace.
     """
 
@@ -55,6 +80,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float
     log_level: str = "info"
     audit_uses: bool = False
+    p11kit: P11KitSpec | None = None
+    ssh_agent: SshAgentSpec | None = None
+    max_held: int = DEFAULT_HELD_MAX
 
     def __repr__(self) -> str:
         return "WorkerSpec(...)"

@@ -5,10 +5,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
+from hsmbridge.core.calls import Description
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.core.identifiers import uid_principal
 from hsmbridge.core.protocols import Protector
@@ -20,17 +23,26 @@ from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.lanes import Lane, ThreadLane, UnavailableLane
 from hsmbridge.engine.runner import Runner
 from hsmbridge.frontends.native import Limits, NativeFrontEnd
+from hsmbridge.frontends.p11kit.front_end import P11KitFrontEnd
+from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
+from hsmbridge.frontends.ssh_agent.front_end import SshAgentFrontEnd
+from hsmbridge.frontends.ssh_agent.settings import SshAgentSettings
 from hsmbridge.keys.access import SlotKeys
 from hsmbridge.keys.nonces import CallerNonces, ServiceNonces
 from hsmbridge.keys.slots import NamespacePolicy, Slots
+from hsmbridge.providers.base import Provider
 from hsmbridge.providers.host.messages import STATES_PACKET_MAX, ProviderStates
-from hsmbridge.providers.registry import Isolation, ProviderSpec, open_provider
+from hsmbridge.providers.registry import SEALED_SCHEMES, Isolation, ProviderSpec, open_provider
+from hsmbridge.service.adoption import Adoption
 from hsmbridge.service.audit import LogAudit
 from hsmbridge.service.catalogue import Entry, ProviderCatalogue
+from hsmbridge.service.certificate_resources import CertificateResources
+from hsmbridge.service.contexts import Contexts
 from hsmbridge.service.dispatcher import Dispatcher
 from hsmbridge.service.information import DaemonFacts, Information
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
+from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
@@ -47,11 +59,29 @@ from hsmbridge.wire.frames import FRAME_ALLOWANCE, body_limit
 SWEEP_INTERVAL = 60.0
 """Seconds between sweeps that nothing prompted."""
 
+PIN_REFUSED = frozenset({Status.PIN_INCORRECT, Status.PIN_LOCKED})
+"""Another try with the same PIN may lock a token."""
+
+PKCS11_SESSIONS = 1024
+"""PKCS#11 sessions of one application."""
+
 CONNECTIONS_COLUMN = 1
 """Of the shared counters; the calls of provider number N stand in column FIRST_CALLS_COLUMN + N."""
 FIRST_CALLS_COLUMN = 2
 
 _log = structlog.get_logger(__name__)
+
+
+class FurtherFrontEnd(Protocol):
+    """A front end beside the native one, with a socket of its own."""
+
+    def connection(self) -> asyncio.Protocol:
+        """A protocol for one new connection."""
+        ...
+
+    async def drain(self) -> None:
+        """Answer what is under way and close every connection."""
+        ...
 
 
 class Worker:
@@ -73,10 +103,12 @@ class Worker:
         fixed = {provider.name: self._open(provider) for provider in spec.in_process}
         self._lanes = ProviderLanes(fixed, hosts, self._catalogue)
         self._runner = Runner(self._lanes, self._store_thread, time.monotonic)
-        self._sweep, self._front_end = self._compose()
+        self._sweep, self._front_end, self._further = self._compose()
         self._stopped = loop.create_future()
+        self._reloads: int | None = None
+        self._retrying: dict[str, asyncio.Task[None]] = {}
 
-    def _compose(self) -> tuple[Sweep, NativeFrontEnd]:
+    def _compose(self) -> tuple[Sweep, NativeFrontEnd, dict[str, FurtherFrontEnd]]:
         spec, catalogue, store = self._spec, self._catalogue, self._store
         counters, row = self._counters, self._inheritance.index
         slots = Slots(store)
@@ -84,17 +116,23 @@ class Worker:
         access = KeyAccess(SlotKeys(store))
         making = KeyMaking(catalogue, slots, access, handles)
         creators = {namespace: frozenset(principals) for namespace, principals in spec.creators.items()}
-        administration = SlotAdministration(
-            catalogue, store, slots, access, making, handles, NamespacePolicy(creators=creators)
-        )
+        policy = NamespacePolicy(creators=creators)
+        administration = SlotAdministration(catalogue, store, slots, access, making, handles, policy)
         nonces = ServiceNonces(store)
+        use = KeyUse(catalogue, handles, nonces, CallerNonces(store))
+        contexts = Contexts(catalogue, handles, access, use, making, held_max=spec.max_held, piece=spec.max_frame)
+        facts = replace(self._facts(), contexts=lambda: contexts.count)
         audit = LogAudit(uses=spec.audit_uses)
         dispatcher = Dispatcher(
             access=access,
-            use=KeyUse(catalogue, handles, nonces, CallerNonces(store)),
+            use=use,
             making=making,
             slots=administration,
-            information=Information(catalogue, store, self._facts()),
+            information=Information(catalogue, store, facts),
+            transport=KeyTransport(catalogue, handles, use, making),
+            adoption=Adoption(catalogue, store, slots, making, administration, policy, facts.operators),
+            contexts=contexts,
+            certificates=CertificateResources.over(store, access, policy),
             audit=audit,
             runner=self._runner,
             short_way=ShortWay(access, catalogue, handles, self._lanes, self._runner, nonces, audit),
@@ -116,7 +154,20 @@ class Worker:
             connections_changed=lambda count: counters.set(row, CONNECTIONS_COLUMN, count),
             daemon=spec.version,
         )
-        return Sweep(catalogue, slots, administration), front_end
+        further: dict[str, FurtherFrontEnd] = {}
+        stamp, watch = store.changes.stamp, front_end.watch_deadlines
+        p11kit, ssh_agent = _p11kit_settings(spec), _ssh_agent_settings(spec)
+        if p11kit is not None:
+            further["p11kit"] = P11KitFrontEnd(
+                self._loop, dispatcher, self._runner, p11kit, stamp=stamp, watch_deadlines=watch, turns=front_end
+            )
+        if ssh_agent is not None:
+            further["ssh_agent"] = SshAgentFrontEnd(
+                self._loop, dispatcher, self._runner, ssh_agent, stamp=stamp, watch_deadlines=watch
+            )
+        listening = self._inheritance.front_ends
+        served = {name: one for name, one in further.items() if name in listening}
+        return Sweep(catalogue, slots, administration), front_end, served
 
     async def run(self) -> None:
         """Serve until the supervisor says so or is gone."""
@@ -126,9 +177,14 @@ class Worker:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's terminal; it tells us itself
         server = await self._loop.create_unix_server(self._front_end.connection, sock=self._inheritance.listener)
+        servers = [server]
+        for name, front_end in self._further.items():
+            listener = self._inheritance.front_ends[name]
+            servers.append(await self._loop.create_unix_server(front_end.connection, sock=listener))
         self._sweep_regularly()
         await self._stopped
-        server.close()
+        for server in servers:
+            server.close()
         await self._drain()
         self._loop.remove_reader(control)
         self._store_thread.close()
@@ -141,7 +197,7 @@ class Worker:
         """Let what is under way end, within the drain timeout."""
         try:
             async with asyncio.timeout(self._spec.drain_timeout):
-                await self._front_end.drain()
+                await asyncio.gather(self._front_end.drain(), *(one.drain() for one in self._further.values()))
         except TimeoutError:
             _log.warning("requests under way were dropped", drain_timeout=self._spec.drain_timeout)
 
@@ -161,7 +217,12 @@ class Worker:
             _log.warning("the supervisor is gone; this worker stops")
             self._stop()
             return
-        self._lanes.follow(decode_body(ProviderStates, packet), self._sweep_now)
+        states = decode_body(ProviderStates, packet)
+        self._lanes.follow(states, self._sweep_now)
+        reloaded = self._reloads is not None and states.reloads > self._reloads
+        self._reloads = states.reloads
+        if reloaded:
+            self._retry()
 
     def _sweep_now(self) -> None:
         # One worker sweeps for all; the others would only do the same work again.
@@ -175,23 +236,51 @@ class Worker:
     # Providers
 
     def _open(self, spec: ProviderSpec) -> Lane:
-        pin = self._inheritance.pins.get(spec.name)
         try:
-            if isinstance(pin, HsmBridgeError):
-                raise pin
-            opened = open_provider(spec, pin, self._store.material_seal)
-            self._catalogue.available(spec.name, opened.describe(), os.getpid())
+            return self._opened(spec, *self._opening(spec))
         except HsmBridgeError as failure:
-            _log.error(
-                "a provider is not available", provider=spec.name, problem=failure.message, origin=failure.origin
-            )
-            self._catalogue.unavailable(spec.name, failure)
-            return UnavailableLane(failure)
+            return self._not_opened(spec, failure)
+
+    def _opening(self, spec: ProviderSpec) -> tuple[Provider, Description]:
+        pin = self._inheritance.pins.get(spec.name)
+        if isinstance(pin, HsmBridgeError):
+            raise pin
+        opened = open_provider(spec, pin, self._store.material_seal)
+        return opened, opened.describe()
+
+    def _not_opened(self, spec: ProviderSpec, failure: HsmBridgeError) -> Lane:
+        _log.error("a provider is not available", provider=spec.name, problem=failure.message, origin=failure.origin)
+        self._catalogue.unavailable(spec.name, failure)
+        return UnavailableLane(failure)
+
+    def _retry(self) -> None:
+        """Open again what could not be opened; a PIN that was refused is not tried a second time."""
+        for spec in self._spec.in_process:
+            reason = self._catalogue.entry(spec.name).reason
+            if reason is not None and reason.status not in PIN_REFUSED and spec.name not in self._retrying:
+                self._retrying[spec.name] = asyncio.ensure_future(self._open_again(spec))
+
+    async def _open_again(self, spec: ProviderSpec) -> None:
+        # A module may take seconds to open, and the loop has others to serve meanwhile.
+        try:
+            opened = await self._loop.run_in_executor(None, self._opening, spec)
+            lane = self._opened(spec, *opened)
+        except HsmBridgeError as failure:
+            lane = self._not_opened(spec, failure)
+        else:
+            _log.info("a provider is available", provider=spec.name)
+        finally:
+            del self._retrying[spec.name]
+        self._lanes.replace(spec.name, lane)
+        self._sweep_now()
+
+    def _opened(self, spec: ProviderSpec, opened: Provider, description: Description) -> Lane:
+        self._catalogue.available(spec.name, description, os.getpid())
         lane = ThreadLane(
             spec.name,
             opened,
             threads=spec.threads,
-            inline=spec.scheme == "software",
+            inline=spec.scheme in SEALED_SCHEMES,
             count=self._counting(spec.name),
             alone=self._alone,
         )
@@ -206,7 +295,7 @@ class Worker:
             self._loop,
             name,
             connections=threads,
-            max_body=body_limit(self._spec.max_frame) + FRAME_ALLOWANCE,
+            max_body=body_limit(max(self._spec.max_frame, self._spec.max_held)) + FRAME_ALLOWANCE,
             count=self._counting(name),
         )
 
@@ -238,6 +327,38 @@ def _entries(spec: WorkerSpec) -> list[Entry]:
     return [Entry(name, schemes[name][0], schemes[name][1]) for name in spec.order]
 
 
+def _p11kit_settings(spec: WorkerSpec) -> P11KitSettings | None:
+    told = spec.p11kit
+    if told is None:
+        return None
+    return P11KitSettings(
+        tokens=TokenView(told.tokens),
+        templates=TemplatePolicy(told.templates),
+        login=LoginPolicy(told.login),
+        pin=told.pin,
+        version=spec.version,
+        max_data=spec.max_frame,
+        max_connections=spec.max_connections,
+        max_connections_per_principal=spec.max_connections_per_principal,
+        max_in_flight=spec.max_in_flight,
+        max_sessions=PKCS11_SESSIONS,
+        timeout=spec.default_timeout,
+    )
+
+
+def _ssh_agent_settings(spec: WorkerSpec) -> SshAgentSettings | None:
+    told = spec.ssh_agent
+    if told is None:
+        return None
+    return SshAgentSettings(
+        slots=told.slots,
+        forwarding=told.forwarding,
+        max_connections=spec.max_connections,
+        max_connections_per_principal=spec.max_connections_per_principal,
+        timeout=spec.default_timeout,
+    )
+
+
 def open_store_of(spec: StoreSpec, changes: ChangeCounter | None = None) -> Store:
     """The store that a specification names. Raises StoreError."""
     return open_store(spec.url, _protector(spec), durability=Durability(spec.durability), changes=changes)
@@ -249,8 +370,22 @@ def _protector(spec: StoreSpec) -> Protector:
             return KeyFileProtector(Path(spec.key_file))
         case "passphrase":
             return PassphraseProtector(spec.passphrase)
+        case "tpm":
+            return _tpm_protector(spec)
         case other:
             raise RequestError(Status.INVALID_CONFIGURATION, f"There is no master key protector {other!r}.")
+
+
+def _tpm_protector(spec: StoreSpec) -> Protector:
+    try:
+        from hsmbridge.providers.tpm import TpmProtector, TpmSettings
+    except ImportError as missing:
+        raise RequestError(
+            Status.INVALID_CONFIGURATION,
+            'protector = "tpm" needs the Python package tpm2-pytss; install it.',
+            origin=repr(missing),
+        ) from missing
+    return TpmProtector(TpmSettings(tcti=spec.tcti), spec.pcrs)
 
 
 def _swept(left: int | None, failure: HsmBridgeError | None) -> None:

@@ -8,8 +8,8 @@ which call was given up and decides what becomes of the provider.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Protocol, TypeVar, cast
 
@@ -27,6 +27,12 @@ INLINE_BYTES = 64 * 1024
 
 ALONE_TIME = 0.002
 """A signature that takes less than so many seconds is made inline where nobody is held up by it."""
+
+INLINE_MESSAGES = 4
+"""So many messages of one call are signed inline by a fast algorithm."""
+
+ALONE_MESSAGES = 64
+"""So many are where nobody is held up by it: a few milliseconds."""
 
 _REMEMBERED = 4096
 
@@ -73,11 +79,12 @@ class Lane(Protocol):
 class Ticket:
     """A call on its way through a lane; the flags belong to the lane."""
 
-    __slots__ = ("begun", "call", "cancelled", "ended", "lost", "resume", "started")
+    __slots__ = ("apart", "begun", "call", "cancelled", "ended", "lost", "resume", "started")
 
     def __init__(self, call: calls.ProviderCall, resume: Resume) -> None:
         self.call = call
         self.resume = resume
+        self.apart = False
         self.begun = 0.0
         self.started = False
         self.ended = False
@@ -87,6 +94,25 @@ class Ticket:
     def answer(self, reply: calls.ProviderReply, failure: HsmBridgeError | None) -> None:
         """Say how the call ended; once, from any thread."""
         self.resume(reply, failure)
+
+    def carries(self, ticket: "Ticket") -> bool:
+        """Whether this is the call that another is done by."""
+        return ticket is self
+
+    def given_up(self) -> bool:
+        """Whether somebody stopped waiting for it."""
+        return self.cancelled
+
+
+class _Worker:
+    """One thread of a lane: asleep while `wake` is held, with what was handed to it."""
+
+    __slots__ = ("tickets", "wake")
+
+    def __init__(self) -> None:
+        self.tickets: deque[Ticket | None] = deque()
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
 
 class UnavailableLane:
@@ -140,18 +166,31 @@ class ThreadLane:
         self._count = count
         self._patience = patience
         self._alone = alone
-        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._queue: deque[Ticket | None] = deque()
+        self._idle: list[_Worker] = []
         self._took: dict[tuple[int, str], float] = {}
         self._hung: set[Ticket] = set()
         self._hung_lock = threading.Lock()
         self._threads = [self._start_worker() for _ in range(threads)]
 
     def inline(self, call: calls.ProviderCall) -> bool:
-        return self._inline and (is_short(call) or (type(call) is calls.SignCall and self._holds_nobody_up(call)))
+        if not self._inline:
+            return False
+        rule = _SHORT.get(type(call))
+        return (rule is not None and rule(call)) or self._holds_nobody_up(call)
 
-    def _holds_nobody_up(self, call: calls.SignCall) -> bool:
-        """Whether the last signature of this kind was quick enough, and nobody is there to wait for this one."""
-        return self._took.get((call.handle, call.algorithm), 1.0) < ALONE_TIME and self._alone()
+    def _holds_nobody_up(self, call: calls.ProviderCall) -> bool:
+        """Whether it is a few milliseconds of signing at most, as far as is known, and nobody is there to wait."""
+        if type(call) is calls.SignCall:
+            return self._took.get((call.handle, call.algorithm), 1.0) < ALONE_TIME and self._alone()
+        if type(call) is calls.SignManyCall:
+            return (
+                call.algorithm in _FAST_SIGN
+                and len(call.messages) <= ALONE_MESSAGES
+                and sum(map(len, call.messages)) <= INLINE_BYTES
+                and self._alone()
+            )
+        return False
 
     def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
         self._count()
@@ -168,7 +207,7 @@ class ThreadLane:
         if len(self._hung) >= MAX_HUNG_CALLS and self._is_closed_off():
             message = f"Provider {self._name} hangs; restart the daemon."
             raise ProviderError(Status.PROVIDER_UNAVAILABLE, message)
-        self._queue.put(ticket)
+        self._hand_over(ticket)
 
     def give_up(self, ticket: Ticket) -> None:
         with self._hung_lock:
@@ -187,7 +226,7 @@ class ThreadLane:
         """Let the workers end after what is queued; one that does not within seconds keeps the provider open."""
         threads = tuple(self._threads)
         for _ in threads:
-            self._queue.put(None)
+            self._hand_over(None)
         until = time.monotonic() + CLOSING_TIME
         for thread in threads:
             thread.join(timeout=max(0.0, until - time.monotonic()))
@@ -208,12 +247,50 @@ class ThreadLane:
             return sum(ticket.begun <= since for ticket in self._hung) >= MAX_HUNG_CALLS
 
     def _start_worker(self) -> threading.Thread:
-        thread = threading.Thread(target=self._work, name=f"lane-{self._name}", daemon=True)
+        thread = threading.Thread(target=self._work, args=(_Worker(),), name=f"lane-{self._name}", daemon=True)
         thread.start()
         return thread
 
-    def _work(self) -> None:
-        while (ticket := self._queue.get()) is not None:
+    # Handing over takes no lock: list and deque operations are atomic. Who queues a ticket looks once more for an idle
+    # worker, and who becomes idle looks once more at the queue; one of the two therefore sees the other. The worker
+    # that was busy last is taken first, and no other is woken: it is the one whose session and caches are warm.
+
+    def _hand_over(self, ticket: "Ticket | None") -> None:
+        worker = self._idle_worker()
+        if worker is not None:
+            worker.tickets.append(ticket)
+            worker.wake.release()
+            return
+        self._queue.append(ticket)
+        worker = self._idle_worker()
+        if worker is not None:
+            worker.wake.release()
+
+    def _idle_worker(self) -> "_Worker | None":
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _next(self, worker: "_Worker") -> "Ticket | None":
+        while True:
+            for tickets in (worker.tickets, self._queue):
+                try:
+                    return tickets.popleft()
+                except IndexError:
+                    continue
+            self._idle.append(worker)
+            if self._queue:
+                try:
+                    self._idle.remove(worker)
+                except ValueError:  # somebody has just taken it, and wakes it
+                    pass
+                else:
+                    continue
+            worker.wake.acquire()
+
+    def _work(self, worker: "_Worker") -> None:
+        while (ticket := self._next(worker)) is not None:
             with self._hung_lock:
                 if ticket.cancelled:
                     continue
@@ -227,10 +304,11 @@ class ThreadLane:
                 failure = error
             if self._inline and type(ticket.call) is calls.SignCall:
                 self._remember(ticket.call, time.monotonic() - ticket.begun)
+            # The answer first: what follows concerns nobody who waits.
+            ticket.answer(reply, failure)
             with self._hung_lock:
                 ticket.ended = True
                 self._hung.discard(ticket)
-            ticket.answer(reply, failure)
             if ticket.lost:
                 return
 
@@ -273,15 +351,25 @@ _SHORT: Mapping[type[calls.ProviderCall], _Rule] = MappingProxyType(
             _rule(calls.SignCall, lambda c: c.algorithm in _FAST_SIGN and len(c.message) <= INLINE_BYTES),
             _rule(
                 calls.SignManyCall,
-                lambda c: c.algorithm in _FAST_SIGN and sum(map(len, c.messages)) <= INLINE_BYTES,
+                lambda c: (
+                    c.algorithm in _FAST_SIGN
+                    and len(c.messages) <= INLINE_MESSAGES
+                    and sum(map(len, c.messages)) <= INLINE_BYTES
+                ),
             ),
             _rule(calls.VerifyCall, lambda c: c.algorithm in _FAST_VERIFY and len(c.message) <= INLINE_BYTES),
             _rule(calls.EncryptCall, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
             _rule(calls.DecryptCall, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),
             _rule(calls.DigestCall, lambda c: len(c.data) <= INLINE_BYTES),
+            _rule(calls.StreamOpenCall, lambda c: True),
+            _rule(calls.StreamUpdateCall, lambda c: len(c.data) <= INLINE_BYTES),
+            _rule(calls.StreamCloseCall, lambda c: True),
             _rule(calls.GenerateCall, lambda c: c.target.key_type in _FAST_GENERATE),
             _rule(calls.AgreeSecretCall, lambda c: c.algorithm in _FAST_AGREE),
-            _rule(calls.AgreeKeyCall, lambda c: c.algorithm in _FAST_AGREE),
+            _rule(
+                calls.AgreeKeyCall,
+                lambda c: c.algorithm in _FAST_AGREE and (c.kdf is None or c.kdf.algorithm in _FAST_DERIVE),
+            ),
             _rule(calls.DeriveKeyCall, lambda c: c.kdf.algorithm in _FAST_DERIVE),
             _rule(calls.DeriveFromSecretCall, lambda c: c.kdf is None or c.kdf.algorithm in _FAST_DERIVE),
             _rule(calls.LoadCall, lambda c: c.key_type in _FAST_LOAD),

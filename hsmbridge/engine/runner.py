@@ -21,6 +21,9 @@ from hsmbridge.engine.steps import ProviderBatch, ProviderStep, Step, Steps, Sto
 
 T = TypeVar("T")
 
+INLINE_TOGETHER = 4
+"""So many calls of one step are made right here, one after another, where the lane would have each of them inline."""
+
 CLEAN_UP_TIME = 30.0
 """Seconds that a provider call may take which an operation makes after its deadline."""
 
@@ -182,7 +185,7 @@ class Runner:
     def _each(self, running: "_Running[Any]", step: ProviderBatch) -> list[ProviderReply | HsmBridgeError] | None:
         """Have every call done. The answers, where all of them came before this returned; else None: they follow."""
         lane = self._lanes.lane(step.provider)
-        if all(map(lane.inline, step.calls)):
+        if len(step.calls) <= INLINE_TOGETHER and all(map(lane.inline, step.calls)):
             return [_attempt(lane, call) for call in step.calls]
         turn = running.next_turn()
         answers: list[ProviderReply | HsmBridgeError] = [None] * len(step.calls)

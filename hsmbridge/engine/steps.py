@@ -121,6 +121,30 @@ def for_encapsulated(provider: str, call: calls.EncapsulateCall) -> Steps[calls.
     return reply
 
 
+def for_stream_end(provider: str, call: calls.StreamFinishCall) -> Steps[calls.StreamEnd]:
+    """A provider call that ends a stream."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.StreamEnd:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_foreign_key(provider: str, call: calls.ExamineCall) -> Steps[calls.ForeignKey]:
+    """A provider call that looks at a key that hsmbridge did not make."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.ForeignKey:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
+def for_attestation(provider: str, call: calls.AttestCall) -> Steps[calls.Attestation]:
+    """A provider call that attests a key."""
+    reply = yield ProviderStep(provider, call)
+    if type(reply) is not calls.Attestation:
+        raise _wrong_reply(provider, call)
+    return reply
+
+
 def for_key_ids(provider: str) -> Steps[list[bytes]]:
     """The key ids that a provider lists."""
     call = calls.ListCall()

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+_RECEIVE_SIZE = 64 * 1024
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
@@ -51,6 +52,24 @@ class Outbox:
         """Send a frame; after `close` and `close_when_sent` it is dropped."""
         with self._lock:
             self._put(frame)
+
+    def send_descriptor(self, frame: bytes, descriptor: int) -> bool:
+        """Send a frame with a file descriptor, at once or not at all; the descriptor stays the caller's.
+
+        False where something else is still queued, so that nothing was sent.
+        """
+        with self._lock:
+            if self._closed or self._closing or self._backlog:
+                return False
+            try:
+                sent = socket.send_fds(self._socket, [frame], [descriptor], _SEND_FLAGS)
+            except OSError:
+                return False
+            if sent < len(frame):
+                self._backlog.append(memoryview(frame)[sent:])
+                self.queued = len(frame) - sent
+                self._loop.call_soon_threadsafe(self._watch)
+            return True
 
     def close_when_sent(self) -> None:
         """Take nothing more, and end after what is queued."""
@@ -154,6 +173,10 @@ class ReplyOutbox(Outbox):
         super().__init__(loop, peer, ended, relieved)
         self.owed: set[int] = set()
         self._finishing = False
+
+    def received(self) -> bytes:
+        """What the peer has sent by now. Raises OSError, BlockingIOError where it is nothing."""
+        return self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
 
     def answer(self, request_id: int, frame: bytes) -> None:
         """Send the reply to a request, from any thread."""

@@ -32,6 +32,7 @@ __all__ = [
     "AcquiredKey",
     "SlotEntry",
     "SlotKeys",
+    "SlotView",
     "acquire",
     "candidates",
     "check_algorithm",
@@ -62,13 +63,10 @@ def _permissions_of(kind: Kind) -> P:
     return permissions
 
 
-_WRAPS_TOO = frozenset({Kind.AEAD, Kind.PUBLIC_KEY_ENCRYPTION})
-_FITS: Mapping[Kind, P] = MappingProxyType(
-    {kind: _permissions_of(kind) | (P.WRAP | P.UNWRAP if kind in _WRAPS_TOO else P.NONE) for kind in Kind}
-)
+_FITS: Mapping[Kind, P] = MappingProxyType({kind: _permissions_of(kind) for kind in Kind})
 
 
-class _View:
+class SlotView:
     """What is known of a slot, swapped as a whole: a reader in another thread never sees half of it."""
 
     __slots__ = ("granted", "record", "stamp", "until")
@@ -93,7 +91,7 @@ class SlotEntry:
 
     def __init__(self, name: QualifiedName) -> None:
         self.name = name
-        self.view = _View(None, b"", 0.0, {})
+        self.view = SlotView(None, b"", 0.0, {})
 
     def __repr__(self) -> str:
         return f"SlotEntry({self.name})"
@@ -143,9 +141,9 @@ class SlotKeys:
         if view.stamp:
             known = None if view.record is None else (view.record.id, view.record.revision)
             if self._store.revision_of(entry.name) == known:
-                entry.view = _View(view.record, stamp, until, view.granted)
+                entry.view = SlotView(view.record, stamp, until, view.granted)
                 return
-        entry.view = _View(self._store.find(entry.name), stamp, until, {})
+        entry.view = SlotView(self._store.find(entry.name), stamp, until, {})
 
 
 def acquire(entry: SlotEntry, principal: str, permission: P, row: Algorithm | None, version: int = 0) -> AcquiredKey:

@@ -28,6 +28,7 @@ from hsmbridge.core.permissions import check_separation, permissions_from_bits
 from hsmbridge.core.policy import Role
 from hsmbridge.keys import grants, versions
 from hsmbridge.keys.access import not_found
+from hsmbridge.keys.attributes import check_attributes, with_attributes
 from hsmbridge.storage.records import (
     SLOT_ID_LENGTH,
     AccessEntry,
@@ -93,6 +94,7 @@ def plan_slot(request: SlotCreateRequest, principal: str, policy: NamespacePolic
         sign_and_decrypt=request.sign_and_decrypt,
         derive_to_software=request.derive_to_software,
         imported_wrapping_key=request.imported_wrapping_key,
+        attributes=check_attributes(request.attributes),
     )
 
 
@@ -134,6 +136,7 @@ class Slots:
                 created=now,
                 versions=versions_,
                 access=(AccessEntry(new.creator, Role.ADMINISTER, new.permissions),),
+                attributes=new.attributes,
             )
         )
 
@@ -209,6 +212,10 @@ class Slots:
     def ungrant(self, slot_id: SlotId, principal: str) -> SlotRecord:
         """The principal has no access any more. Raises ResourceError, RequestError (INVALID_ARGUMENT)."""
         return self._change(slot_id, lambda record: grants.ungrant(record, principal))
+
+    def set_attributes(self, slot_id: SlotId, changes: Mapping[int, bytes]) -> SlotRecord:
+        """What applications keep with the slot; b"" takes one away. Raises RequestError (INVALID_ARGUMENT)."""
+        return self._change(slot_id, lambda record: with_attributes(record, changes))
 
     def restrict(self, slot_id: SlotId, remove: P, number: int = 0) -> SlotRecord:
         """Take permissions away, from the slot or from one version; they never come back."""

@@ -28,6 +28,7 @@ def configuration(directory: Path, options: LabOptions, token: SoftHsmToken, tpm
             "[providers.softhsm]",
             f"uri = {_string(token.uri)}",
             isolation,
+            f"threads = {options.threads}",
             f"pin_file = {_string(token.pin_file)}",
             # On threads the module reads the daemon's own variables, which the lab sets.
             *(_environment(token) if options.isolation is Isolation.PROCESS else ()),

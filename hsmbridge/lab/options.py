@@ -13,11 +13,13 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
         workers: daemon processes.
         isolation: of the providers softhsm and tpm; with THREAD, a TPM allows one worker only.
         tpm: whether there is one.
+        threads: calls that the daemon may have under way on the SoftHSM token.
     """
 
     workers: int = 1
     isolation: Isolation = Isolation.PROCESS
     tpm: bool = True
+    threads: int = 4
 
     def __post_init__(self) -> None:
         if self.workers < 1:

@@ -9,6 +9,7 @@ DecryptionFailed, and ProviderError (HANDLE_UNKNOWN) for a handle that it does n
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -17,6 +18,7 @@ from hsmbridge.core.algorithms import Algorithm, KeyOperation, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.params import KdfParameters, SignatureParameters
+from hsmbridge.providers.streams import ProviderStream, ProviderStreams
 
 
 class Provider(ABC):
@@ -134,6 +136,10 @@ class Provider(ABC):
         """Take in a wrapped key. Raises DecryptionFailed whatever is wrong with it."""
         raise _lacks(f"unwrap with {row.name}")
 
+    def copy(self, handle: int, target: calls.KeyTarget) -> calls.MadeKey:
+        """A second key of the same value, independent of the first: an ephemeral key becomes a persistent one."""
+        raise _lacks("copy keys")
+
     def examine(self, uri: str, material: bytes) -> calls.ForeignKey:
         """A key that is there already and that hsmbridge did not make.
 
@@ -154,6 +160,27 @@ class Provider(ABC):
         """What the token states of the key, signed together with the nonce."""
         raise _lacks("attest keys")
 
+    def open_stream(
+        self,
+        handle: int,
+        row: Algorithm,
+        operation: KeyOperation,
+        nonce: bytes,
+        aad: bytes,
+        parameters: SignatureParameters,
+    ) -> ProviderStream:
+        """Begin an operation on data that comes in pieces; `handle` is 0 for a digest.
+
+        What cannot be streamed raises NOT_SUPPORTED: the data is then collected, and the whole of it given to `sign`,
+        `decrypt` and so on. The decryption of an AEAD is never asked for: its plaintext must wait for the tag anyway.
+        """
+        raise _lacks(f"{operation} with {row.name} in pieces")
+
+    @cached_property
+    def streams(self) -> ProviderStreams:
+        """The streams that are open."""
+        return ProviderStreams()
+
     def digest(self, row: Algorithm, data: bytes) -> bytes:
         """The hash of `data`."""
         raise _lacks(f"compute {row.name}")
@@ -165,6 +192,12 @@ class Provider(ABC):
 
 def _lacks(what: str) -> HsmBridgeError:
     return RequestError(Status.NOT_SUPPORTED, f"This provider cannot {what}.")
+
+
+def _opened(provider: Provider, call: calls.StreamOpenCall) -> ProviderStream:
+    row = algorithm(call.algorithm)
+    operation = KeyOperation(call.operation)
+    return provider.open_stream(call.handle, row, operation, call.nonce, call.aad, call.parameters)
 
 
 _C = TypeVar("_C")
@@ -228,10 +261,15 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
                 calls.UnwrapCall,
                 lambda p, c: p.unwrap(c.handle, algorithm(c.algorithm), c.material, c.format, c.iv, c.aad, c.target),
             ),
+            _entry(calls.CopyCall, lambda p, c: p.copy(c.handle, c.target)),
             _entry(calls.ExamineCall, lambda p, c: p.examine(c.uri, c.material)),
             _entry(calls.AdoptCall, lambda p, c: p.adopt(c.target, c.uri, c.material)),
             _entry(calls.ExportCall, lambda p, c: p.export(c.handle, c.format, c.recipient)),
             _entry(calls.AttestCall, lambda p, c: p.attest(c.handle, c.nonce)),
+            _entry(calls.StreamOpenCall, lambda p, c: p.streams.open(c.stream, lambda: _opened(p, c))),
+            _entry(calls.StreamUpdateCall, lambda p, c: p.streams.update(c.stream, c.data)),
+            _entry(calls.StreamFinishCall, lambda p, c: p.streams.finish(c.stream, c.data, c.proof)),
+            _entry(calls.StreamCloseCall, lambda p, c: p.streams.close(c.stream)),
             _entry(calls.DigestCall, lambda p, c: p.digest(algorithm(c.algorithm), c.data)),
             _entry(calls.RandomCall, lambda p, c: p.random(c.length)),
         )

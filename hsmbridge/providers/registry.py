@@ -1,6 +1,7 @@
 """Which provider stands behind a URI: its scheme chooses, and everything heavy is imported only then.
 
     software:                                  keys in software
+    oqs: or oqs:/opt/liboqs                    post-quantum keys in software, by the liboqs there
     pkcs11:token=web?module-path=/usr/lib/...  a PKCS#11 token (RFC 7512)
     tpm:device:/dev/tpmrm0                     a TPM 2.0, by its TCTI
 
@@ -10,6 +11,7 @@ Not a plug-in system: a new back end is a branch here, and a sentence where its 
 from collections.abc import Callable, Mapping
 from enum import StrEnum, unique
 from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
@@ -19,6 +21,8 @@ from hsmbridge.core.protocols import MaterialSeal
 from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.base import Provider
 
+SEALED_SCHEMES: Final = frozenset({"software", "oqs"})
+"""Schemes whose keys are sealed under the store's master key, so that they run inside the daemon."""
 MAX_THREADS = 64
 """Calls that one daemon process may have under way in one provider."""
 
@@ -40,7 +44,10 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         isolation: in a process of its own or not.
         threads: calls that one daemon process may have under way in it.
         sessions: the most sessions that a token is asked for.
+        module_arguments: what a PKCS#11 module is told when it is initialised (pReserved).
         srk_handle: the persistent handle of a TPM's storage root key; None takes the usual one.
+        srk_name: the name of that key in hexadecimal, where it is to be that one; "" takes any.
+        parameter_encryption: whether a TPM's commands carry secrets encrypted.
         environment: variables that the module or library reads (SOFTHSM2_CONF), set in the host process only. They
             are no place for secrets.
     """
@@ -50,7 +57,10 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     isolation: Isolation = Isolation.PROCESS
     threads: int = 4
     sessions: int = 8
+    module_arguments: str = ""
     srk_handle: int | None = None
+    srk_name: str = ""
+    parameter_encryption: bool = False
     environment: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,7 +82,7 @@ def open_provider(spec: ProviderSpec, pin: Pin | None = None, seal: MaterialSeal
     Args:
         spec: what to open.
         pin: the user PIN of a token.
-        seal: keeps the material of software keys; only the daemon has one.
+        seal: keeps the material of keys that have no token; only the daemon has one.
 
     Raises:
         RequestError: INVALID_CONFIGURATION for an unknown scheme, settings that cannot be right, a missing library.
@@ -89,38 +99,53 @@ def open_provider(spec: ProviderSpec, pin: Pin | None = None, seal: MaterialSeal
 
 
 def _open_software(spec: ProviderSpec, pin: Pin | None, seal: MaterialSeal | None) -> Provider:
+    from hsmbridge.providers.software import SoftwareProvider
+
+    return SoftwareProvider(_required_seal(spec, pin, seal))
+
+
+def _open_oqs(spec: ProviderSpec, pin: Pin | None, seal: MaterialSeal | None) -> Provider:
+    required = _required_seal(spec, pin, seal)
+    from hsmbridge.providers.oqs import OqsProvider, load_library
+
+    return OqsProvider(required, load_library(spec.uri.partition(":")[2]))
+
+
+def _required_seal(spec: ProviderSpec, pin: Pin | None, seal: MaterialSeal | None) -> MaterialSeal:
     if pin is not None:
         raise _unusable(spec, "takes no PIN: software keys stand under the store's master key")
     if seal is None:
         raise _unusable(spec, "runs inside the daemon, which holds the store's master key: write isolation = thread")
-    from hsmbridge.providers.software import SoftwareProvider
-
-    return SoftwareProvider(seal)
+    return seal
 
 
 def _open_pkcs11(spec: ProviderSpec, pin: Pin | None, _: MaterialSeal | None) -> Provider:
     from hsmbridge.providers.pkcs11 import open_pkcs11, settings_from_uri
 
-    return open_pkcs11(settings_from_uri(spec.uri, sessions=spec.sessions), pin)
+    return open_pkcs11(settings_from_uri(spec.uri, sessions=spec.sessions, module_arguments=spec.module_arguments), pin)
 
 
 def _open_tpm(spec: ProviderSpec, pin: Pin | None, _: MaterialSeal | None) -> Provider:
     if pin is not None:
         raise _unusable(spec, "takes no PIN: its keys have authorisation values of their own")
-    from hsmbridge.providers.tpm import TpmSettings, open_tpm
+    from hsmbridge.providers.tpm import DEFAULT_SRK_HANDLE, TpmSettings, open_tpm
 
-    tcti = spec.uri.partition(":")[2]
-    if spec.srk_handle is None:
-        return open_tpm(TpmSettings(tcti=tcti))
-    return open_tpm(TpmSettings(tcti=tcti, srk_handle=spec.srk_handle))
+    return open_tpm(
+        TpmSettings(
+            tcti=spec.uri.partition(":")[2],
+            srk_handle=DEFAULT_SRK_HANDLE if spec.srk_handle is None else spec.srk_handle,
+            srk_name=spec.srk_name,
+            parameter_encryption=spec.parameter_encryption,
+        )
+    )
 
 
 _Opener = Callable[[ProviderSpec, Pin | None, MaterialSeal | None], Provider]
 _OPENERS: Mapping[str, _Opener] = MappingProxyType(
-    {"software": _open_software, "pkcs11": _open_pkcs11, "tpm": _open_tpm}
+    {"software": _open_software, "oqs": _open_oqs, "pkcs11": _open_pkcs11, "tpm": _open_tpm}
 )
 _PACKAGES: Mapping[str, str] = MappingProxyType(
-    {"software": "cryptography", "pkcs11": "python-pkcs11", "tpm": "tpm2-pytss"}
+    {"software": "cryptography", "oqs": "liboqs-python", "pkcs11": "python-pkcs11", "tpm": "tpm2-pytss"}
 )
 
 

@@ -8,6 +8,7 @@ from hsmbridge.core.calls import Description
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status
 from hsmbridge.core.key_types import unknown_name
 from hsmbridge.core.policy import Protection
+from hsmbridge.providers.registry import SEALED_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Entry:
     @property
     def available(self) -> bool:
         return self.reason is None and self.description is not None
+
+    @property
+    def keeps_elsewhere(self) -> bool:
+        """Whether its keys are anywhere but in files; one that was never there is known by its scheme."""
+        if self.description is None:
+            return self.scheme not in SEALED_SCHEMES
+        return self.description.protection is not Protection.FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ class ProviderCatalogue:
             else:
                 return Choice(name, description, ",".join(passed))
             first_refusal = first_refusal or refusal
-            hardware_passed = hardware_passed or description is None or description.protection is not Protection.FILE
+            hardware_passed = hardware_passed or entry.keeps_elsewhere
             passed.append(name)
         if first_refusal is None:
             raise RequestError(Status.INVALID_ARGUMENT, "The list of providers is empty; name at least one.")

@@ -17,16 +17,21 @@ from hsmbridge.core.algorithms import Algorithm, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.operations import OPERATION_FOR, Operation
-from hsmbridge.engine.runner import Executor, Runner
+from hsmbridge.engine.runner import Runner
 from hsmbridge.engine.steps import Steps, ended, outcome
 from hsmbridge.keys.access import AcquiredKey, visible
+from hsmbridge.service.adoption import Adoption
 from hsmbridge.service.audit import AuditRecord, AuditSink
+from hsmbridge.service.certificate_resources import CertificateResources
+from hsmbridge.service.contexts import Contexts
 from hsmbridge.service.information import Information
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking, agreement_of
+from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.session import Session
-from hsmbridge.service.short_way import Done, ShortWay
+from hsmbridge.service.shared_use import SharedUse
+from hsmbridge.service.short_way import Done, Prepared, ShortWay
 from hsmbridge.service.slots import SlotAdministration
 
 Outcome = msgspec.Struct | HsmBridgeError
@@ -52,6 +57,10 @@ class Dispatcher:
         slots: SlotAdministration,
         information: Information,
         audit: AuditSink,
+        transport: KeyTransport,
+        adoption: Adoption,
+        contexts: Contexts,
+        certificates: CertificateResources,
         short_way: ShortWay,
         runner: Runner,
         clock: Callable[[], float],
@@ -62,12 +71,21 @@ class Dispatcher:
         self._making = making
         self._slots = slots
         self._information = information
+        self._transport = transport
+        self._adoption = adoption
+        self._certificates = certificates
+        self._shared = SharedUse(use)
+        self._contexts = contexts
         self._audit = audit
         self._clock = clock
         self._runner = runner
         self._short_way = short_way
         short_way.bind(self._after_failure)
         self._handlers = self._table()
+
+    def at_once(self, session: Session, request: msgspec.Struct) -> msgspec.Struct | Prepared | None:
+        """The reply, where a request can be answered without waiting; else what `dispatch` goes on with."""
+        return self._short_way.answer(session, request)
 
     def dispatch(
         self,
@@ -76,11 +94,12 @@ class Dispatcher:
         request: msgspec.Struct,
         deadline: float | None,
         done: Done,
-        home: Executor | None,
+        prepared: Prepared | None = None,
     ) -> None:
-        """Have a request done, the short way where that leads there. Arguments as those of `Runner.run`."""
-        if home is not None or not self._short_way.take(session, request, deadline, done):
-            self._runner.run(self.steps(session, operation, request), deadline, done, home)
+        """Have a request done that `at_once` did not answer. Arguments as those of `Runner.run`."""
+        if prepared is None or not self._short_way.start(prepared, session, request, deadline, done):
+            watched = self._contexts.watched(session, request, done)
+            self._runner.run(self.steps(session, operation, request), deadline, watched)
 
     def _after_failure(
         self,
@@ -99,17 +118,15 @@ class Dispatcher:
         else:
             self._runner.run(self.steps(session, operation, request), deadline, done)
 
-    @staticmethod
-    def uses(request: msgspec.Struct) -> int:
-        """How many uses of a key a request asks for; a front end does not hold others up with many."""
-        return len(request.messages) if type(request) is m.SignManyRequest else 1
-
     def open(self, principal: str) -> Session:
         """A session for a new connection of a principal."""
         return Session(principal)
 
     def close(self, session: Session) -> Steps[None]:
         """Free everything that belongs to a connection."""
+        yield from self._contexts.end_all(session)
+        session.certificates.close()
+        session.memory = None
         for key in session.resources.close():
             yield from self._making.free(key)
 
@@ -133,7 +150,7 @@ class Dispatcher:
             raise
         finally:
             self._close_record(session, operation, request, keys, version, status)
-            if keys and keys[0].slot is None:
+            if keys and (keys[0].slot is None or keys[-1].slot is None):
                 yield from self._release(keys)
 
     def batch(
@@ -196,7 +213,13 @@ class Dispatcher:
         for requirement in operation.requires:
             resource: CryptoResourceId = getattr(request, requirement.field)
             version: int = getattr(request, "version", 0)
-            acquired = yield from self._access.acquire(session, resource, requirement.permission, row, version)
+            # The algorithm is for the first key; what else is named is what it is done to.
+            of_key = None if keys else row
+            try:
+                acquired = yield from self._access.acquire(session, resource, requirement.permission, of_key, version)
+            except HsmBridgeError:
+                yield from self._release(keys)
+                raise
             if isinstance(request, m.AgreeRequest):
                 # The algorithm follows from the key, so what the slot allows can only be asked now.
                 agreement = agreement_of(acquired[0].key_type)
@@ -230,21 +253,24 @@ class Dispatcher:
     ) -> None:
         if not self._audit.wants(operation.name, status):
             return
-        subject = keys[0].name if keys else getattr(request, "name", "")
-        self._audit.close(
-            AuditRecord(session.principal, operation.name, subject, version, getattr(request, "algorithm", ""), status)
-        )
+        subject = " ".join(dict.fromkeys(key.name for key in keys)) if keys else _asked_for(session, request)
+        algorithm_name = getattr(request, "algorithm", "") or getattr(getattr(request, "params", None), "algorithm", "")
+        self._audit.close(AuditRecord(session.principal, operation.name, subject, version, algorithm_name, status))
 
     # Resources
 
     def _resolve(self, session: Session, request: m.ResolveRequest) -> Steps[m.ResolveReply]:
         if request.kind is not ResourceKind.KEY_SLOT:
-            raise ResourceError(Status.RESOURCE_NOT_FOUND)
+            found = yield from self._certificates.access.resolve(session, request.kind, request.name)
+            return m.ResolveReply(found)
         entry = yield from self._access.named(session, request.name)
         visible(entry, session.principal)
         return m.ResolveReply(session.resources.slot_id(entry))
 
     def _release_resource(self, session: Session, request: m.ReleaseRequest) -> Steps[m.Empty]:
+        if request.resource.kind is ResourceKind.CERTIFICATE:
+            session.certificates.release(request.resource)
+            return m.Empty()
         freed = session.resources.ephemeral.release(request.resource)
         if freed is not None:
             yield from self._making.free(freed)
@@ -266,6 +292,9 @@ class Dispatcher:
 
     def _table(self) -> dict[type[msgspec.Struct], _Handler]:
         use, making, slots, information = self._use, self._making, self._slots, self._information
+        transport, adoption, contexts = self._transport, self._adoption, self._contexts
+        certificates, trust = self._certificates.certificates, self._certificates.trust
+        shared = self._shared
         return dict(
             (
                 _entry(m.PingRequest, lambda s, r, k: ended(m.PingReply(r.payload))),
@@ -282,6 +311,7 @@ class Dispatcher:
                 _entry(m.SlotDestroyRequest, lambda s, r, k: slots.destroy(s, r)),
                 _entry(m.SlotGrantRequest, lambda s, r, k: slots.grant(s, r)),
                 _entry(m.SlotUngrantRequest, lambda s, r, k: slots.ungrant(s, r)),
+                _entry(m.SlotAttributesRequest, lambda s, r, k: slots.set_attributes(s, r)),
                 _entry(m.SignRequest, lambda s, r, k: use.sign(r, k)),
                 _entry(m.SignManyRequest, lambda s, r, k: use.sign_messages(r, k)),
                 _entry(m.VerifyRequest, lambda s, r, k: use.verify(r, k)),
@@ -293,10 +323,47 @@ class Dispatcher:
                 _entry(m.DecapsulateRequest, self._decapsulate),
                 _entry(m.DigestRequest, lambda s, r, k: use.digest(r)),
                 _entry(m.RandomRequest, lambda s, r, k: use.random(r)),
+                _entry(m.ContextEncryptRequest, contexts.encrypt),
+                _entry(m.ContextDecryptRequest, contexts.decrypt),
+                _entry(m.ContextSignRequest, contexts.sign),
+                _entry(m.ContextVerifyRequest, contexts.verify),
+                _entry(m.ContextDigestRequest, lambda s, r, k: contexts.digest(s, r)),
+                _entry(m.ContextInitRequest, lambda s, r, k: contexts.init(s, r)),
+                _entry(m.ContextUpdateRequest, lambda s, r, k: contexts.update(s, r)),
+                _entry(m.ContextFinalizeRequest, lambda s, r, k: contexts.finalize(s, r)),
+                _entry(m.ContextReadRequest, lambda s, r, k: contexts.read(s, r)),
+                _entry(m.ContextResetRequest, lambda s, r, k: contexts.reset(s, r)),
+                _entry(m.ContextCloseRequest, lambda s, r, k: contexts.close(s, r)),
                 _entry(m.GenerateRequest, lambda s, r, k: making.generate(s, r)),
                 _entry(m.DeriveRequest, lambda s, r, k: making.derive(s, r, k[0])),
                 _entry(m.AgreeRequest, lambda s, r, k: making.agree(s, r, k[0])),
                 _entry(m.ImportRequest, lambda s, r, k: making.import_key(s, r)),
+                _entry(m.WrapRequest, lambda s, r, k: transport.wrap(r, k)),
+                _entry(m.UnwrapRequest, transport.unwrap),
+                _entry(m.PersistRequest, lambda s, r, k: transport.persist(s, r, k[0])),
+                _entry(m.SharedDigestRequest, lambda s, r, k: shared.digest(s, r)),
+                _entry(m.SharedMacRequest, shared.mac),
+                _entry(m.SharedEncryptRequest, shared.encrypt),
+                _entry(m.SharedDecryptRequest, shared.decrypt),
+                _entry(m.CertImportRequest, lambda s, r, k: certificates.import_(s, r)),
+                _entry(m.CertLoadRequest, lambda s, r, k: certificates.load(s, r)),
+                _entry(m.CertShowRequest, lambda s, r, k: certificates.show(s, r)),
+                _entry(m.CertListRequest, lambda s, r, k: certificates.list_all(s, r)),
+                _entry(m.CertBindRequest, lambda s, r, k: certificates.bind(s, r)),
+                _entry(m.CertRemoveRequest, lambda s, r, k: certificates.remove(s, r)),
+                _entry(m.CertVerifyRequest, lambda s, r, k: certificates.verify(s, r)),
+                _entry(m.CertAccessRequest, lambda s, r, k: certificates.set_access(s, r)),
+                _entry(m.TrustCreateRequest, lambda s, r, k: trust.create(s, r)),
+                _entry(m.TrustAddRequest, lambda s, r, k: trust.add(s, r)),
+                _entry(m.TrustRemoveRequest, lambda s, r, k: trust.take_out(s, r)),
+                _entry(m.TrustShowRequest, lambda s, r, k: trust.show(s, r)),
+                _entry(m.TrustListRequest, lambda s, r, k: trust.list_all(s, r)),
+                _entry(m.CrlImportRequest, lambda s, r, k: trust.import_crl(s, r)),
+                _entry(m.CrlShowRequest, lambda s, r, k: trust.show_crl(s, r)),
+                _entry(m.CrlListRequest, lambda s, r, k: trust.list_crls(s, r)),
+                _entry(m.SlotAdoptRequest, lambda s, r, k: adoption.adopt(s, r)),
+                _entry(m.SlotExportRequest, lambda s, r, k: transport.export(r, k[0])),
+                _entry(m.SlotAttestRequest, lambda s, r, k: transport.attest(r, k[0])),
             )
         )
 
@@ -308,10 +375,26 @@ def _entry(
     return cast(type[msgspec.Struct], request), cast(_Handler, act)
 
 
+def _asked_for(session: Session, request: msgspec.Struct) -> str:
+    """What a request names that had no key acquired for it: a refusal is told with the name of what was refused."""
+    name: object = getattr(request, "name", "")
+    if isinstance(name, str) and name:
+        return name
+    resource: object = getattr(request, "key", None)
+    if isinstance(resource, CryptoResourceId) and resource.kind is ResourceKind.KEY_SLOT:
+        try:
+            return str(session.resources.slot(resource).name)
+        except ResourceError:
+            return ""
+    return ""
+
+
 def _algorithm_of(request: msgspec.Struct) -> Algorithm | None:
     name: str | None = getattr(request, "algorithm", None)
     if name is not None:
         return algorithm(name)
+    if isinstance(request, m.WrapRequest | m.UnwrapRequest):
+        return algorithm(request.params.algorithm)
     return algorithm(request.params.kdf.algorithm) if isinstance(request, m.DeriveRequest) else None
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hsmbridge.core import calls
 from hsmbridge.core import messages as m
-from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.identifiers import KeyId
-from hsmbridge.engine.steps import Steps, for_key_ids, store
+from hsmbridge.core.lifecycle import KeyVersionState
+from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.core.permissions import permission_names
+from hsmbridge.engine.steps import Steps, for_foreign_key, for_key_ids, store
 from hsmbridge.service.catalogue import Entry, ProviderCatalogue
+from hsmbridge.service.certificate_findings import certificate_findings
 from hsmbridge.service.session import Session
+from hsmbridge.storage.records import Origin, SlotRecord, VersionRecord
 from hsmbridge.storage.store import Store
+
+_CANNOT_SAY = frozenset({Status.NOT_SUPPORTED, Status.INVALID_ARGUMENT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +35,7 @@ class DaemonFacts:
     uptime: Callable[[], float]
     connections: Callable[[], int]
     provider_calls: Callable[[str], int]
+    contexts: Callable[[], int] = lambda: 0
 
 
 class Information:
@@ -50,6 +59,7 @@ class Information:
             session.principal,
             self._store.url_shown,
             self._store.protector_name,
+            facts.contexts(),
         )
 
     def providers(self) -> m.ProvidersReply:
@@ -64,6 +74,9 @@ class Information:
             if session.principal in self._facts.operators:
                 findings += yield from self._unfinished()
                 findings += yield from self._orphans()
+                findings += yield from self._adopted()
+            seen_by = "" if session.principal in self._facts.operators else session.principal
+            findings += yield from store(lambda: certificate_findings(self._store, seen_by))
         except HsmBridgeError as failure:
             findings.append(m.Finding("error", "store", failure.message))
         return m.DoctorReply(findings)
@@ -82,6 +95,9 @@ class Information:
             key_types=() if description is None else description.key_types,
             claims=() if description is None else description.claims,
             notes=() if description is None else description.notes,
+            adopts=description is not None and description.adopts,
+            attests=description is not None and description.attests,
+            exports=() if description is None else description.exports,
         )
 
     def _store_findings(self) -> list[m.Finding]:
@@ -164,3 +180,39 @@ class Information:
                 for key_id in orphans
             ]
         return findings
+
+    def _adopted(self) -> Steps[list[m.Finding]]:
+        """What tokens still let adopted keys do past the daemon."""
+        listing = yield from store(self._store.list_slots)
+        findings = []
+        for record in listing.records:
+            for version in record.in_state(KeyVersionState.ACTIVE, KeyVersionState.ROTATED):
+                entry = self._catalogue.entries.get(version.provider)
+                if version.origin is Origin.ADOPTED and entry is not None and entry.available:
+                    findings.append((yield from self._of_adopted(record, version)))
+        return findings
+
+    def _of_adopted(self, record: SlotRecord, version: VersionRecord) -> Steps[m.Finding]:
+        subject, what = f"slot {record.name}", f"Version {version.number} was adopted:"
+        try:
+            found = yield from for_foreign_key(
+                version.provider, calls.ExamineCall(calls.OWN_REFERENCE, version.reference)
+            )
+        except HsmBridgeError as failure:
+            if failure.status in _CANNOT_SAY:
+                return m.Finding(
+                    "notice",
+                    subject,
+                    f"{what} who made it, or has the PIN of its token, can use it past the daemon. Provider"
+                    f" {version.provider} does not say for what.",
+                )
+            return m.Finding("error", subject, f"{what} {failure.message}")
+        beyond = P(found.permissions & int(~P.NONE)) & ~version.permissions
+        if not beyond:
+            return m.Finding("ok", subject, f"{what} its token allows nothing that the slot does not.")
+        return m.Finding(
+            "notice",
+            subject,
+            f"{what} past the daemon its token still lets it {', '.join(permission_names(beyond))}. Take that away"
+            " with the token's own tools, or see to it that nobody else has the PIN.",
+        )

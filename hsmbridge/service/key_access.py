@@ -19,6 +19,10 @@ class KeyAccess:
         """Args: the slots of this daemon process."""
         self._keys = keys
 
+    def is_current(self, entry: SlotEntry) -> bool:
+        """Whether nothing changed since the slot was read, as far as can be known without I/O."""
+        return self._keys.entry_is_current(entry)
+
     def named(self, session: Session, text: str) -> Steps[SlotEntry]:
         """The entry of a slot by name, current."""
         entry = self._keys.entry(parse_slot_name(text, session.principal))

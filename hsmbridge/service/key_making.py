@@ -14,16 +14,17 @@ import structlog
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation, Kind, algorithm
-from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
+from hsmbridge.core.errors import HsmBridgeError, LimitError, RequestError, Status
 from hsmbridge.core.identifiers import KeyId, new_key_id
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.params import AgreeKeyParams, KdfParameters
 from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.steps import Steps, ended, for_bytes, for_key, for_nothing, store
 from hsmbridge.keys.access import AcquiredKey, require_new_version
 from hsmbridge.keys.ephemeral import EphemeralKey
-from hsmbridge.keys.origin import permissions_of_new_key
+from hsmbridge.keys.origin import check_public_key_permissions, permissions_of_new_key
 from hsmbridge.keys.slots import Slots
 from hsmbridge.service.catalogue import Choice, ProviderCatalogue
 from hsmbridge.service.key_access import KeyAccess
@@ -35,6 +36,10 @@ _log = structlog.get_logger(__name__)
 Make = Callable[[calls.KeyTarget], Steps[calls.MadeKey]]
 """Makes the key that a target describes, at the provider that was chosen."""
 
+MATERIAL_MAX = 64 * 1024
+"""Bytes of a key that comes in, wrapped or not."""
+
+_PUBLIC_KEY = "spki"
 _AGREEMENT_OF = {name: row for row in ALGORITHMS.values() if row.kind is Kind.KEY_AGREEMENT for name in row.key_types}
 
 
@@ -69,7 +74,7 @@ class KeyMaking:
             return self.generation(preferences, row, fallback=fallback)
 
         return (
-            yield from self._make(
+            yield from self.make(
                 session, row, request.params.allowed, Origin.GENERATED, request.slot, request.provider, plan
             )
         )
@@ -86,9 +91,7 @@ class KeyMaking:
             return Plan(choice, lambda target: self._derive(key, kdf, target))
 
         return (
-            yield from self._make(
-                session, row, request.params.allowed, Origin.DERIVED, request.slot, key.provider, plan
-            )
+            yield from self.make(session, row, request.params.allowed, Origin.DERIVED, request.slot, key.provider, plan)
         )
 
     def agree(self, session: Session, request: m.AgreeRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
@@ -104,10 +107,13 @@ class KeyMaking:
         def plan(preferences: tuple[str, ...], *, fallback: bool) -> Plan:
             return self._agreement(key, agreement, params, row, preferences, fallback=fallback)
 
-        return (yield from self._make(session, row, params.allowed, Origin.AGREED, request.slot, key.provider, plan))
+        return (yield from self.make(session, row, params.allowed, Origin.AGREED, request.slot, key.provider, plan))
 
     def import_key(self, session: Session, request: m.ImportRequest) -> Steps[m.KeyReply]:
         row = key_type(request.params.key_type)
+        check_material(request.material)
+        if request.params.format == _PUBLIC_KEY:
+            check_public_key_permissions(row, request.params.allowed)
 
         def plan(preferences: tuple[str, ...], *, fallback: bool) -> Plan:
             takers = tuple(name for name in preferences if self._imports(name, row)) or preferences
@@ -124,7 +130,7 @@ class KeyMaking:
             )
 
         return (
-            yield from self._make(
+            yield from self.make(
                 session, row, request.params.allowed, Origin.IMPORTED, request.slot, request.provider, plan
             )
         )
@@ -201,7 +207,7 @@ class KeyMaking:
 
     # Ways of making
 
-    def _make(
+    def make(
         self,
         session: Session,
         row: KeyType,
@@ -210,7 +216,16 @@ class KeyMaking:
         slot: str,
         provider: str,
         plan: _Planner,
+        *,
+        nonce_policy: NoncePolicy | None = None,
     ) -> Steps[m.KeyReply]:
+        """Make a key by a plan: ephemeral, or with `slot` there.
+
+        Args:
+            asked: the permissions; it gets at most these.
+            provider: for an ephemeral key the only one to be asked, or "".
+            nonce_policy: the only one that the slot may have, where the key has encrypted before.
+        """
         if not slot:
             preferences = (provider,) if provider else tuple(self._catalogue.entries)
             return (yield from self._ephemeral(session, row, asked, origin, plan(preferences, fallback=True)))
@@ -219,6 +234,12 @@ class KeyMaking:
         if record.key_type != row.name:
             raise RequestError(
                 Status.KEY_TYPE_MISMATCH, f"Slot {record.name} holds keys of type {record.key_type}, not {row.name}."
+            )
+        if nonce_policy is not None and record.nonce_policy is not nonce_policy:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                f"The nonces that this key has used already are not known to slot {record.name}, whose nonces come from"
+                " callers; choose a slot whose nonces the service chooses.",
             )
         chosen = plan(record.providers, fallback=record.fallback)
         made = yield from self.into_slot(record, row, asked, origin, chosen)
@@ -336,6 +357,14 @@ class KeyMaking:
     def _imports(self, provider: str, row: KeyType) -> bool:
         description = self._catalogue.entry(provider).description
         return description is not None and row.name in description.imports
+
+
+def check_material(material: bytes) -> None:
+    """Refuse what is too large to be a key. Raises LimitError (DATA_TOO_LARGE)."""
+    if len(material) > MATERIAL_MAX:
+        raise LimitError(
+            Status.DATA_TOO_LARGE, f"A key has at most {MATERIAL_MAX} bytes; this one has {len(material)}."
+        )
 
 
 def agreement_of(row: KeyType) -> Algorithm:

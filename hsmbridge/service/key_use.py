@@ -127,7 +127,7 @@ class KeyUse:
         self._catalogue.require(key.provider, row, KeyOperation.ENCRYPT)
         if request.aad and row.kind is Kind.CIPHER:
             raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} does not authenticate; it takes no aad.")
-        nonce = yield from self._nonce(row, key, request.nonce)
+        nonce = yield from self.nonce(row, key, request.nonce)
         encrypted = yield from self._handles.use(
             key,
             lambda handle: for_encrypted(
@@ -204,7 +204,7 @@ class KeyUse:
             return key.version
         raise SignatureInvalid(Status.SIGNATURE_INVALID)
 
-    def _nonce(self, row: Algorithm, key: AcquiredKey, given: bytes) -> Steps[bytes]:
+    def nonce(self, row: Algorithm, key: AcquiredKey, given: bytes) -> Steps[bytes]:
         """The nonce to encrypt with, by the slot's policy; never one that was used with the key version before."""
         if not row.nonce_size:
             if given:

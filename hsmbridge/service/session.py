@@ -2,12 +2,54 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
+from hsmbridge.core.algorithms import Algorithm
+from hsmbridge.engine.lanes import Lane
+from hsmbridge.keys.access import AcquiredKey, SlotEntry, SlotView
+from hsmbridge.keys.certificate_ids import CertificateIds
 from hsmbridge.keys.resources import ConnectionResources
+from hsmbridge.service.open_contexts import OpenContexts
+from hsmbridge.service.shared_memory import SharedMemory
+
+
+class Plan:
+    """How one use of a slot was granted and is done; good as long as the slot is seen as it was then.
+
+    Attributes:
+        entry, view: the slot, and what was known of it when the use was granted.
+        key, version: the key version that serves.
+        row: the algorithm.
+        handle: the key's, at its provider.
+        lane: the way there.
+    """
+
+    __slots__ = ("entry", "handle", "key", "lane", "row", "version", "view")
+
+    def __init__(
+        self, entry: SlotEntry, view: SlotView, key: AcquiredKey, row: Algorithm, handle: int, lane: Lane
+    ) -> None:
+        self.entry = entry
+        self.view = view
+        self.key = key
+        self.version = key.version
+        self.row = row
+        self.handle = handle
+        self.lane = lane
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One connection of one principal."""
+    """One connection of one principal.
+
+    Attributes:
+        memory: what it shares with its client, or None.
+        plans: by kind of request, number of the slot's id, and algorithm; filled by the short way.
+    """
 
     principal: str
     resources: ConnectionResources = field(default_factory=ConnectionResources)
+    memory: SharedMemory | None = None
+    certificates: CertificateIds = field(default_factory=CertificateIds)
+    contexts: OpenContexts = field(default_factory=OpenContexts)
+    plans: dict[tuple[type[msgspec.Struct], int, str], Plan] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """The short way: one use of a key that is loaded, by one provider call.
 
 The same checks in the same order as on the long way - identity, access list, permission, algorithm, state, what the
-provider claims - but without an operation's steps, because nothing has to be asked of anybody before. Most uses of
-keys go this way; it costs a third of what the machinery for waiting costs. Whatever is not plain (a slot to be read
-anew, a key to be loaded, nonces to be leased, a refusal) is left to the long way, which does it from the beginning.
+provider claims - but without an operation's steps, because nothing has to be asked of anybody before. What they
+found is kept with the session as long as nothing of it has changed. Most uses of keys go this way. Whatever is not
+plain (a slot to be read anew, a key to be loaded, nonces to be leased, a refusal) is left to the long way, which does
+it from the beginning.
 """
 
 from collections.abc import Callable
@@ -12,21 +13,30 @@ from typing import TypeVar, cast
 import msgspec
 
 from hsmbridge.core import messages as m
-from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation, Kind
-from hsmbridge.core.calls import DecryptCall, EncryptCall, Encrypted, ProviderCall, ProviderReply, SignCall
+from hsmbridge.core.algorithms import ALGORITHMS, KeyOperation, Kind
+from hsmbridge.core.calls import (
+    DecryptCall,
+    EncryptCall,
+    Encrypted,
+    ProviderCall,
+    ProviderReply,
+    SignCall,
+    SignManyCall,
+)
 from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
+from hsmbridge.core.key_types import Maturity
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.engine.handles import Handles
-from hsmbridge.engine.lanes import Lane
+from hsmbridge.engine.lanes import INLINE_BYTES
 from hsmbridge.engine.runner import Lanes, Runner
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.keys.nonces import ServiceNonces
 from hsmbridge.service.audit import AuditSink
 from hsmbridge.service.catalogue import ProviderCatalogue
 from hsmbridge.service.key_access import KeyAccess
-from hsmbridge.service.session import Session
+from hsmbridge.service.session import Plan, Session
 
 _R = TypeVar("_R")
 Done = Callable[[msgspec.Struct | None, HsmBridgeError | None], None]
@@ -35,15 +45,30 @@ Done = Callable[[msgspec.Struct | None, HsmBridgeError | None], None]
 Failed = Callable[[Session, msgspec.Struct, AcquiredKey, float | None, Done, HsmBridgeError | None], None]
 """Takes over a request whose provider call failed: with which key, and how."""
 
-_Take = Callable[[Session, msgspec.Struct, float | None, Done], bool]
+PLANS_MAX = 1024
+"""Plans that one session keeps; then it begins anew."""
+
+
+class Prepared:
+    """A request on the short way whose provider call does not run inline: `ShortWay.start` has it made."""
+
+    __slots__ = ("call", "plan", "reply")
+
+    def __init__(self, plan: Plan, call: ProviderCall, reply: Callable[[ProviderReply], msgspec.Struct]) -> None:
+        self.plan = plan
+        self.call = call
+        self.reply = reply
 
 
 class _NotPlain(Exception):
     """This has to go the long way."""
 
 
+_Answer = Callable[[Session, msgspec.Struct], msgspec.Struct | Prepared]
+
+
 class ShortWay:
-    """Answers at once, or not at all."""
+    """Answers at once, or prepares the one call that answers, or leaves a request alone."""
 
     def __init__(
         self,
@@ -64,13 +89,16 @@ class ShortWay:
         self._lanes = lanes
         self._nonces = nonces
         # What is audited one by one is left to the long way, which does that.
-        self._takers: dict[type[msgspec.Struct], _Take] = dict(
-            taker
-            for name, taker in (
-                ("sign", _taker(m.SignRequest, self._sign)),
-                ("mac", _taker(m.MacRequest, self._mac)),
-                ("encrypt", _taker(m.EncryptRequest, self._encrypt)),
-                ("decrypt", _taker(m.DecryptRequest, self._decrypt)),
+        self._answers: dict[type[msgspec.Struct], _Answer] = dict(
+            answer
+            for name, answer in (
+                ("sign", _entry(m.SignRequest, self._sign)),
+                ("sign-many", _entry(m.SignManyRequest, self._sign_many)),
+                ("mac", _entry(m.MacRequest, self._mac)),
+                ("encrypt", _entry(m.EncryptRequest, self._encrypt)),
+                ("decrypt", _entry(m.DecryptRequest, self._decrypt)),
+                ("shared-encrypt", _entry(m.SharedEncryptRequest, self._shared_encrypt)),
+                ("shared-decrypt", _entry(m.SharedDecryptRequest, self._shared_decrypt)),
             )
             if not audit.wants(name, Status.OK)
         )
@@ -79,101 +107,175 @@ class ShortWay:
         """Say who takes over when a provider call that was under way has failed."""
         self._failed = failed
 
-    def take(self, session: Session, request: msgspec.Struct, deadline: float | None, done: Done) -> bool:
-        """Whether a request went the short way; `done` takes its outcome then, perhaps before this returns.
+    def answer(self, session: Session, request: msgspec.Struct) -> msgspec.Struct | Prepared | None:
+        """The reply, or the call that leads to it.
 
-        False where it has to go the long way; nothing was done and nobody told.
+        None where the request has to go the long way; nothing was done then.
         """
-        taker = self._takers.get(type(request))
-        if taker is None:
-            return False
+        answer = self._answers.get(type(request))
+        if answer is None:
+            return None
         try:
-            return taker(session, request, deadline, done)
+            return answer(session, request)
         except (_NotPlain, HsmBridgeError):
-            return False
+            return None
 
-    def _sign(self, session: Session, r: m.SignRequest, deadline: float | None, done: Done) -> bool:
-        key, handle = self._key(session, r.key, P.SIGN, KeyOperation.SIGN, _row(r.algorithm, Kind.SIGNATURE))
-        call = SignCall(handle, r.algorithm, r.message, r.parameters)
-        return self._go(session, r, key, call, m.SignReply, deadline, done)
-
-    def _mac(self, session: Session, r: m.MacRequest, deadline: float | None, done: Done) -> bool:
-        key, handle = self._key(session, r.key, P.SIGN, KeyOperation.SIGN, _row(r.algorithm, Kind.MAC))
-        call = SignCall(handle, r.algorithm, r.message)
-        return self._go(session, r, key, call, m.MacReply, deadline, done)
-
-    def _go(
-        self,
-        session: Session,
-        request: msgspec.Struct,
-        key: AcquiredKey,
-        call: SignCall,
-        reply: Callable[[bytes, int], msgspec.Struct],
-        deadline: float | None,
-        done: Done,
+    def start(
+        self, prepared: Prepared, session: Session, request: msgspec.Struct, deadline: float | None, done: Done
     ) -> bool:
-        """Inline where the lane does that, else in the lane's own time; the long way is taken up after a failure."""
-        lane = self._lanes.lane(key.provider)
-        if lane.inline(call):
-            done(reply(cast(bytes, lane.perform(call)), key.version), None)
-            return True
+        """Have a prepared call made; `done` takes the outcome, from any thread. False where its lane takes none now."""
 
         def ended(made: ProviderReply, failure: HsmBridgeError | None) -> None:
-            if type(made) is bytes:
-                done(reply(made, key.version), None)
+            if failure is None:
+                done(prepared.reply(made), None)
             else:
-                self._failed(session, request, key, deadline, done, failure)
+                self._failed(session, request, prepared.plan.key, deadline, done, failure)
 
-        self._runner.call(lane, call, deadline, ended)
+        try:
+            self._runner.call(prepared.plan.lane, prepared.call, deadline, ended)
+        except HsmBridgeError:
+            return False
         return True
 
-    def _encrypt(self, session: Session, r: m.EncryptRequest, _: float | None, done: Done) -> bool:
-        row = _row(r.algorithm, Kind.AEAD)
-        key, handle = self._key(session, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, row)
+    def _sign(self, session: Session, r: m.SignRequest) -> m.SignReply | Prepared:
+        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
+        call = SignCall(plan.handle, r.algorithm, r.message, r.parameters)
+        if plan.lane.inline(call):
+            return m.SignReply(cast(bytes, plan.lane.perform(call)), plan.version)
+        version = plan.version
+        return Prepared(plan, call, lambda made: m.SignReply(cast(bytes, made), version))
+
+    def _sign_many(self, session: Session, r: m.SignManyRequest) -> m.SignManyReply:
+        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
+        call = SignManyCall(plan.handle, r.algorithm, r.messages, r.parameters)
+        if not plan.lane.inline(call):
+            raise _NotPlain
+        return m.SignManyReply(cast(list[bytes], plan.lane.perform(call)), plan.version)
+
+    def _mac(self, session: Session, r: m.MacRequest) -> m.MacReply | Prepared:
+        plan = session.plans.get((m.MacRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.MacRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.MAC)
+        call = SignCall(plan.handle, r.algorithm, r.message)
+        if plan.lane.inline(call):
+            return m.MacReply(cast(bytes, plan.lane.perform(call)), plan.version)
+        version = plan.version
+        return Prepared(plan, call, lambda made: m.MacReply(cast(bytes, made), version))
+
+    def _encrypt(self, session: Session, r: m.EncryptRequest) -> m.EncryptReply:
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        key = plan.key
         if r.nonce or key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE:
             raise _NotPlain
         # The lane is asked before the nonce is taken, so that none is spent on a call that goes the long way.
-        lane = self._lane(key, EncryptCall(handle, r.algorithm, b"", r.plaintext, r.aad))
-        nonce = self._nonces.next(key.key_id, row.nonce_size)
+        if not plan.lane.inline(EncryptCall(plan.handle, r.algorithm, b"", r.plaintext, r.aad)):
+            raise _NotPlain
+        nonce = self._nonces.next(key.key_id, plan.row.nonce_size)
         if nonce is None:
             raise _NotPlain
-        made = cast(Encrypted, lane.perform(EncryptCall(handle, r.algorithm, nonce, r.plaintext, r.aad)))
-        done(m.EncryptReply(key.version, made.nonce, made.ciphertext, made.tag), None)
-        return True
+        made = cast(Encrypted, plan.lane.perform(EncryptCall(plan.handle, r.algorithm, nonce, r.plaintext, r.aad)))
+        return m.EncryptReply(plan.version, made.nonce, made.ciphertext, made.tag)
 
-    def _decrypt(self, session: Session, r: m.DecryptRequest, _: float | None, done: Done) -> bool:
-        row = _row(r.algorithm, Kind.AEAD)
-        key, handle = self._key(session, r.key, P.DECRYPT, KeyOperation.DECRYPT, row, r.version)
-        call = DecryptCall(handle, r.algorithm, r.nonce, r.ciphertext, r.aad, r.tag)
-        done(m.DecryptReply(cast(bytes, self._lane(key, call).perform(call)), key.version), None)
-        return True
+    def _decrypt(self, session: Session, r: m.DecryptRequest) -> m.DecryptReply:
+        if r.version:
+            raise _NotPlain
+        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
+        call = DecryptCall(plan.handle, r.algorithm, r.nonce, r.ciphertext, r.aad, r.tag)
+        if not plan.lane.inline(call):
+            raise _NotPlain
+        return m.DecryptReply(cast(bytes, plan.lane.perform(call)), plan.version)
 
-    def _key(
+    def _shared_encrypt(self, session: Session, r: m.SharedEncryptRequest) -> m.SharedEncryptReply | Prepared:
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        key, memory = plan.key, session.memory
+        if r.nonce or key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE or memory is None:
+            raise _NotPlain
+        # Read in place, as `hsmbridge.service.shared_use` says; a bad range is refused on the long way.
+        plaintext, target = cast(bytes, memory.view(r.source)), r.target
+        if len(memory.view(target)) < len(plaintext):
+            raise _NotPlain
+        nonce = self._nonces.next(key.key_id, plan.row.nonce_size)
+        if nonce is None:
+            raise _NotPlain
+        version = plan.version
+
+        def reply(made: ProviderReply) -> m.SharedEncryptReply:
+            encrypted = cast(Encrypted, made)
+            memory.put(target, encrypted.ciphertext)
+            return m.SharedEncryptReply(version, encrypted.nonce, encrypted.tag, len(encrypted.ciphertext))
+
+        call = EncryptCall(plan.handle, r.algorithm, nonce, plaintext, r.aad)
+        return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
+
+    def _shared_decrypt(self, session: Session, r: m.SharedDecryptRequest) -> m.SharedDecryptReply:
+        memory = session.memory
+        if r.version or memory is None or len(memory.view(r.target)) < r.source.length:
+            raise _NotPlain
+        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
+        if r.source.length > INLINE_BYTES:  # it would be copied in vain
+            raise _NotPlain
+        call = DecryptCall(plan.handle, r.algorithm, r.nonce, memory.copy(r.source), r.aad, r.tag)
+        if not plan.lane.inline(call):
+            raise _NotPlain
+        plaintext = cast(bytes, plan.lane.perform(call))
+        memory.put(r.target, plaintext)
+        return m.SharedDecryptReply(plan.version, len(plaintext))
+
+    def _holds(self, plan: Plan, resource: CryptoResourceId) -> bool:
+        """Whether all that the plan was made from is as it was."""
+        key = plan.key
+        # In this order: the slot may be read anew by another thread at any moment, and a view that was replaced never
+        # comes back, so that the view that is still there afterwards is the one that was found to be current.
+        return (
+            resource.kind is ResourceKind.KEY_SLOT
+            and self._access.is_current(plan.entry)
+            and plan.entry.view is plan.view
+            and self._handles.known(key.key_id) == plan.handle
+            and self._lanes.lane(key.provider) is plan.lane
+        )
+
+    def _plan(
         self,
         session: Session,
+        request: type[msgspec.Struct],
         resource: CryptoResourceId,
         permission: P,
         operation: KeyOperation,
-        row: Algorithm,
-        version: int = 0,
-    ) -> tuple[AcquiredKey, int]:
-        """The first key version that may serve, checked, with its handle."""
-        if resource.kind is not ResourceKind.KEY_SLOT:
+        algorithm: str,
+        kind: Kind,
+    ) -> Plan:
+        """The first key version that may serve, checked, with its handle and the way to its provider."""
+        row = ALGORITHMS.get(algorithm)
+        if row is None or row.kind is not kind or resource.kind is not ResourceKind.KEY_SLOT:
             raise _NotPlain
-        keys = self._access.acquire_at_once(session, resource, permission, row, version)
+        if row.maturity is not Maturity.CURRENT and permission is not P.DECRYPT:
+            raise _NotPlain
+        entry = session.resources.slot(resource)
+        view = entry.view
+        keys = self._access.acquire_at_once(session, resource, permission, row)
         if keys is None:
             raise _NotPlain
         key = keys[0]
         handle = self._handles.known(key.key_id)
         if handle is None or not self._catalogue.claims(key.provider, row, operation):
             raise _NotPlain
-        return key, handle
-
-    def _lane(self, key: AcquiredKey, call: ProviderCall) -> Lane:
-        lane = self._lanes.lane(key.provider)
-        if not lane.inline(call):
-            raise _NotPlain
-        return lane
+        if len(session.plans) >= PLANS_MAX:
+            session.plans.clear()
+        plan = Plan(entry, view, key, row, handle, self._lanes.lane(key.provider))
+        session.plans[(request, resource.number, algorithm)] = plan
+        return plan
 
 
 def _unbound(
@@ -182,15 +284,8 @@ def _unbound(
     done(None, failure)
 
 
-def _row(name: str, kind: Kind) -> Algorithm:
-    row = ALGORITHMS.get(name)
-    if row is None or row.kind is not kind:
-        raise _NotPlain
-    return row
-
-
-def _taker(
-    request: type[_R], take: Callable[[Session, _R, float | None, Done], bool]
-) -> tuple[type[msgspec.Struct], _Take]:
-    # `take` is only ever given requests of its own type, which the table finds it by.
-    return cast(type[msgspec.Struct], request), cast(_Take, take)
+def _entry(
+    request: type[_R], answer: Callable[[Session, _R], msgspec.Struct | Prepared]
+) -> tuple[type[msgspec.Struct], _Answer]:
+    # `answer` is only ever given requests of its own type, which the table finds it by.
+    return cast(type[msgspec.Struct], request), cast(_Answer, answer)

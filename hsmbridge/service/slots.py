@@ -132,6 +132,11 @@ class SlotAdministration:
         changed = yield from store(lambda: self._slots.ungrant(record.id, principal))
         return self._info(changed)
 
+    def set_attributes(self, session: Session, request: m.SlotAttributesRequest) -> Steps[m.SlotInfo]:
+        record = yield from self._administered(session, request.name)
+        changed = yield from store(lambda: self._slots.set_attributes(record.id, request.attributes))
+        return self._info(changed)
+
     def _administered(self, session: Session, name: str) -> Steps[SlotRecord]:
         entry = yield from self._access.named(session, name)
         return require_administrator(entry, session.principal)
@@ -178,6 +183,7 @@ class SlotAdministration:
                 if version.state in _SHOWN
             ],
             access=[m.AccessInfo(entry.principal, entry.role, int(entry.permissions)) for entry in record.access],
+            attributes=dict(record.attributes),
         )
 
     def _version_info(self, version: VersionRecord, missing: str) -> m.VersionInfo:
@@ -185,7 +191,15 @@ class SlotAdministration:
         token = None if entry is None or entry.description is None else entry.description.token
         has_material = version.state in _HAS_MATERIAL
         uri = ""
-        if has_material and token is not None and token.uri.startswith("pkcs11:") and version.token == token.serial:
+        # An adopted key keeps the CKA_ID that its maker gave it; ours names nothing on the token.
+        known = version.origin is not Origin.ADOPTED
+        if (
+            has_material
+            and known
+            and token is not None
+            and token.uri.startswith("pkcs11:")
+            and version.token == token.serial
+        ):
             uri = key_uri(token, version.key_id)
         return m.VersionInfo(
             number=version.number,
@@ -198,6 +212,7 @@ class SlotAdministration:
             uri=uri,
             unavailable=(missing or self._unavailable(version)) if has_material else "",
             fell_back_from=version.fell_back_from,
+            origin=version.origin,
         )
 
 

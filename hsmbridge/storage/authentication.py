@@ -17,6 +17,7 @@ from hsmbridge.core.errors import Status, StoreError
 MAC_COLUMN = "mac"
 _SLOT_LABEL = "hsmbridge slot 1"
 _NAME = ("namespace", "name")
+_CERTIFICATE_LABEL = "hsmbridge certificate 1"
 _NONCES_LABEL = "hsmbridge nonces 1"
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -51,6 +52,15 @@ class RowAuthenticator:
                 "The record of this key version's nonces was changed outside of hsmbridge; rotate the slot.",
             )
 
+    def certificate_mac(self, row: Row, items: Sequence[Row], access: Sequence[Row]) -> bytes:
+        """The MAC of a certificate, trust store or CRL with all that belongs to it."""
+        return self._mac(_CERTIFICATE_LABEL, _columns(row), _any_order(items), _any_order(access))
+
+    def check_certificate(self, row: Row, items: Sequence[Row], access: Sequence[Row]) -> None:
+        """Raises StoreError (STORE_TAMPERED) unless the row's MAC is right."""
+        if not self._equal(row.get(MAC_COLUMN), self.certificate_mac(row, items, access)):
+            raise tampered(shown_name(row), "certificate or trust store")
+
     def _mac(self, *content: object) -> bytes:
         return hmac.digest(self._key, _ENCODER.encode(content), "sha256")
 
@@ -64,11 +74,11 @@ def shown_name(slot: Row) -> str:
     return "/".join(str(slot.get(column)) if isinstance(slot.get(column), str) else "?" for column in _NAME)[:130]
 
 
-def tampered(name: str) -> StoreError:
-    """The refusal of a slot whose record does not fit its MAC."""
+def tampered(name: str, what: str = "slot") -> StoreError:
+    """The refusal of a slot, or of something else, whose record does not fit its MAC."""
     return StoreError(
         Status.STORE_TAMPERED,
-        f"The stored record of slot {name} was changed outside of hsmbridge and is not obeyed;"
+        f"The stored record of {what} {name} was changed outside of hsmbridge and is not obeyed;"
         " restore the store from a backup.",
     )
 

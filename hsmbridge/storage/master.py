@@ -105,7 +105,8 @@ def open_master_key(connection: sa.Connection, protector: Protector) -> MasterKe
 
 
 def _make(connection: sa.Connection, protector: Protector) -> MasterKey:
-    if connection.execute(sa.select(schema.slots.c.id).limit(1)).first() is not None:
+    held = (sa.select(table.c.id).limit(1) for table in (schema.slots, schema.certificates))
+    if any(connection.execute(query).first() is not None for query in held):
         raise StoreError(
             Status.STORE_TAMPERED,
             "The store holds slots but no master key; its record was removed. Restore the store from a backup.",

@@ -43,6 +43,7 @@ class Origin(StrEnum):
     AGREED = "agreed"
     ENCAPSULATED = "encapsulated"
     UNWRAPPED = "unwrapped"
+    ADOPTED = "adopted"
 
 
 @unique
@@ -110,6 +111,7 @@ class NewSlot:
     sign_and_decrypt: bool = False
     derive_to_software: bool = False
     imported_wrapping_key: bool = False
+    attributes: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ class SlotRecord:
         generation: raised by each change that a caller can notice (rotate, revoke, destroy, access, permissions).
         revision: raised by every change.
         versions: by number. access: by principal.
+        attributes: what applications keep with it, by PKCS#11 number; see `hsmbridge.keys.attributes`.
     """
 
     id: SlotId
@@ -155,6 +158,7 @@ class SlotRecord:
     created: float
     versions: tuple[VersionRecord, ...]
     access: tuple[AccessEntry, ...]
+    attributes: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def active(self) -> VersionRecord | None:

@@ -7,6 +7,7 @@ happens where somebody edited it.
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from hsmbridge.core.identifiers import KEY_ID_LENGTH, KeyId, QualifiedName
@@ -25,6 +26,7 @@ from hsmbridge.storage.records import (
 )
 
 _MICROSECONDS = 1_000_000
+_ATTRIBUTES = msgspec.msgpack.Decoder(tuple[tuple[int, bytes], ...])
 
 
 def plain_row(row: sa.RowMapping) -> dict[str, Value]:
@@ -51,7 +53,8 @@ def slot_row(record: SlotRecord) -> dict[str, Value]:
         "creator": record.creator,
         "generation": record.generation,
         "revision": record.revision,
-        "created": _to_microseconds(record.created),
+        "created": microseconds(record.created),
+        "attributes": msgspec.msgpack.encode(record.attributes) if record.attributes else None,
     }
 
 
@@ -71,8 +74,8 @@ def version_row(slot_id: SlotId, version: VersionRecord) -> dict[str, Value]:
         "reference": version.reference,
         "public_key": version.public_key,
         "protection": None if version.protection is None else version.protection.value,
-        "created": _to_microseconds(version.created),
-        "changed": _to_microseconds(version.changed),
+        "created": microseconds(version.created),
+        "changed": microseconds(version.changed),
     }
 
 
@@ -89,74 +92,88 @@ def access_row(slot_id: SlotId, entry: AccessEntry) -> dict[str, Value]:
 def record_from(slot: Row, versions: Sequence[Row], access: Sequence[Row]) -> SlotRecord:
     """The record of a slot. Raises ValueError where the rows are none."""
     return SlotRecord(
-        id=SlotId(_bytes(slot["id"], SLOT_ID_LENGTH)),
-        name=QualifiedName(_as(str, slot["namespace"]), _as(str, slot["name"])),
-        state=SlotState(_as(str, slot["state"])),
-        key_type=_as(str, slot["key_type"]),
+        id=SlotId(exact_bytes(slot["id"], SLOT_ID_LENGTH)),
+        name=QualifiedName(of_kind(str, slot["namespace"]), of_kind(str, slot["name"])),
+        state=SlotState(of_kind(str, slot["state"])),
+        key_type=of_kind(str, slot["key_type"]),
         providers=_names(slot["providers"]),
         permissions=_permissions(slot["permissions"]),
         algorithms=_names(slot["algorithms"]),
-        nonce_policy=NoncePolicy(_as(str, slot["nonce_policy"])),
+        nonce_policy=NoncePolicy(of_kind(str, slot["nonce_policy"])),
         fallback=_flag(slot["fallback"]),
         sign_and_decrypt=_flag(slot["sign_and_decrypt"]),
         derive_to_software=_flag(slot["derive_to_software"]),
         imported_wrapping_key=_flag(slot["imported_wrapping_key"]),
-        creator=_as(str, slot["creator"]),
-        generation=_as(int, slot["generation"]),
-        revision=_as(int, slot["revision"]),
-        created=_as(int, slot["created"]) / _MICROSECONDS,
+        creator=of_kind(str, slot["creator"]),
+        generation=of_kind(int, slot["generation"]),
+        revision=of_kind(int, slot["revision"]),
+        created=seconds(slot["created"]),
         versions=tuple(sorted(map(_version, versions), key=lambda version: version.number)),
         access=tuple(sorted(map(_entry, access), key=lambda entry: entry.principal)),
+        attributes=_attributes(slot["attributes"]),
     )
 
 
 def _version(row: Row) -> VersionRecord:
     protection = row["protection"]
     return VersionRecord(
-        key_id=KeyId(_bytes(row["key_id"], KEY_ID_LENGTH)),
-        number=_as(int, row["number"]),
-        state=KeyVersionState(_as(str, row["state"])),
-        provider=_as(str, row["provider"]),
-        token=_as(str, row["token"]),
-        fell_back_from=_as(str, row["fell_back_from"]),
-        origin=Origin(_as(str, row["origin"])),
+        key_id=KeyId(exact_bytes(row["key_id"], KEY_ID_LENGTH)),
+        number=of_kind(int, row["number"]),
+        state=KeyVersionState(of_kind(str, row["state"])),
+        provider=of_kind(str, row["provider"]),
+        token=of_kind(str, row["token"]),
+        fell_back_from=of_kind(str, row["fell_back_from"]),
+        origin=Origin(of_kind(str, row["origin"])),
         permissions=_permissions(row["permissions"]),
-        owner=_as(str, row["owner"]),
-        reference=_as(bytes, row["reference"]),
-        public_key=_as(bytes, row["public_key"]),
-        protection=None if protection is None else Protection(_as(str, protection)),
-        created=_as(int, row["created"]) / _MICROSECONDS,
-        changed=_as(int, row["changed"]) / _MICROSECONDS,
+        owner=of_kind(str, row["owner"]),
+        reference=of_kind(bytes, row["reference"]),
+        public_key=of_kind(bytes, row["public_key"]),
+        protection=None if protection is None else Protection(of_kind(str, protection)),
+        created=seconds(row["created"]),
+        changed=seconds(row["changed"]),
     )
 
 
 def _entry(row: Row) -> AccessEntry:
-    return AccessEntry(_as(str, row["principal"]), Role(_as(str, row["role"])), _permissions(row["permissions"]))
+    return AccessEntry(
+        of_kind(str, row["principal"]), Role(of_kind(str, row["role"])), _permissions(row["permissions"])
+    )
 
 
 _T = TypeVar("_T", str, bytes, int)
 
 
-def _as(kind: type[_T], value: Value) -> _T:
+def of_kind(kind: type[_T], value: Value) -> _T:
+    """A column of the type that it must have. Raises ValueError."""
     if not isinstance(value, kind):
         raise ValueError(f"a {kind.__name__} was expected")
     return value
 
 
-def _bytes(value: Value, length: int) -> bytes:
-    found = _as(bytes, value)
+def exact_bytes(value: Value, length: int) -> bytes:
+    """A column of so many bytes. Raises ValueError."""
+    found = of_kind(bytes, value)
     if len(found) != length:
         raise ValueError(f"{length} bytes were expected")
     return found
 
 
 def _names(value: Value) -> tuple[str, ...]:
-    text = _as(str, value)
+    text = of_kind(str, value)
     return tuple(text.split(",")) if text else ()
 
 
+def _attributes(value: Value) -> tuple[tuple[int, bytes], ...]:
+    if value is None:
+        return ()
+    try:
+        return _ATTRIBUTES.decode(of_kind(bytes, value))
+    except msgspec.DecodeError:
+        raise ValueError("attributes were expected") from None
+
+
 def _permissions(value: Value) -> KeyOperationPermission:
-    return KeyOperationPermission(_as(int, value))
+    return KeyOperationPermission(of_kind(int, value))
 
 
 def _flag(value: Value) -> bool:
@@ -165,5 +182,11 @@ def _flag(value: Value) -> bool:
     return bool(value)
 
 
-def _to_microseconds(seconds: float) -> int:
-    return round(seconds * _MICROSECONDS)
+def microseconds(time: float) -> int:
+    """Seconds since 1970 as a column holds them."""
+    return round(time * _MICROSECONDS)
+
+
+def seconds(value: Value) -> float:
+    """A time of a column, in seconds since 1970. Raises ValueError."""
+    return of_kind(int, value) / _MICROSECONDS

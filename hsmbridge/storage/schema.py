@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from hsmbridge.core.lifecycle import KeyVersionState
 
-REVISION = "0001"
+REVISION = "0003"
 """The newest migration; a store at another one is migrated or, if unknown, refused."""
 
 _NAMES = {
@@ -52,6 +52,7 @@ slots = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("mac", sa.LargeBinary, nullable=False),
+    sa.Column("attributes", sa.LargeBinary),
 )
 
 _NOT_DESTROYED = sa.text("state != 'destroyed'")
@@ -118,3 +119,39 @@ caller_nonces = sa.Table(
     sa.Column("key_id", sa.LargeBinary, primary_key=True),
     sa.Column("nonce", sa.LargeBinary, primary_key=True),
 )
+
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    # A certificate with its chain, a trust store or a CRL; `slot_id` and `key_id` are b"" where it is bound to no key.
+    sa.Column("id", sa.LargeBinary, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("namespace", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("slot_id", sa.LargeBinary, nullable=False),
+    sa.Column("key_id", sa.LargeBinary, nullable=False),
+    sa.Column("creator", sa.Text, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("mac", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("kind", "namespace", "name"),
+)
+
+certificate_items = sa.Table(
+    "certificate_items",
+    metadata,
+    sa.Column("certificate_id", sa.LargeBinary, sa.ForeignKey("certificates.id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("der", sa.LargeBinary, nullable=False),
+)
+
+certificate_access = sa.Table(
+    "certificate_access",
+    metadata,
+    sa.Column("certificate_id", sa.LargeBinary, sa.ForeignKey("certificates.id"), primary_key=True),
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+)
+sa.Index("ix_certificate_access_principal", certificate_access.c.principal)

@@ -18,6 +18,7 @@ from hsmbridge.core.identifiers import KeyId, QualifiedName
 from hsmbridge.core.protocols import MaterialSeal
 from hsmbridge.storage import schema
 from hsmbridge.storage.authentication import tampered
+from hsmbridge.storage.certificates import CertificateStore
 from hsmbridge.storage.changes import ChangeCounter
 from hsmbridge.storage.database import Database
 from hsmbridge.storage.invariants import check_change, check_record
@@ -53,6 +54,7 @@ class Store:
         self._durable_nonces = durability is Durability.POWER_LOSS
         self._seen: dict[SlotId, int] = {}
         self.changes = changes
+        self.certificates = CertificateStore(database, self._authenticator, changes)
         self.material_seal: MaterialSeal = master.material_seal()
         self.protector_name = protector_name
         self.url_shown = url_shown

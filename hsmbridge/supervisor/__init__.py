@@ -6,7 +6,15 @@ It opens no key, serves no client and knows no provider's protocol; it can be ki
 
 from hsmbridge.supervisor.inheritance import Inheritance, inherit
 from hsmbridge.supervisor.pins import PinSource
-from hsmbridge.supervisor.settings import SupervisedProvider, SupervisorSettings
+from hsmbridge.supervisor.settings import FrontEndSocket, SupervisedProvider, SupervisorSettings
 from hsmbridge.supervisor.supervisor import Supervisor
 
-__all__ = ["Inheritance", "PinSource", "SupervisedProvider", "Supervisor", "SupervisorSettings", "inherit"]
+__all__ = [
+    "FrontEndSocket",
+    "Inheritance",
+    "PinSource",
+    "SupervisedProvider",
+    "Supervisor",
+    "SupervisorSettings",
+    "inherit",
+]

@@ -8,7 +8,7 @@ import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -44,6 +44,7 @@ class Inheritance:
         counters_fd: for `SharedCounters.attach`.
         control: packets of `ProviderStates` come here; its end says that the supervisor is gone.
         spec: what the settings' `worker_spec` said.
+        front_ends: by name, where further front ends accept clients; shared by all workers.
         pins: of providers with isolation = thread, or the reason why one could not be read.
     """
 
@@ -53,6 +54,7 @@ class Inheritance:
     control: socket.socket
     spec: bytes
     pins: Mapping[str, Pin | HsmBridgeError]
+    front_ends: Mapping[str, socket.socket] = field(default_factory=dict)
 
     def receive_states(self) -> ProviderStates | None:
         """The next packet of states, or None where the supervisor is gone. Blocks as `control` does."""
@@ -66,6 +68,7 @@ def inherit(arguments: Sequence[str] | None = None) -> Inheritance:
     for name in _NUMBERS:
         parser.add_argument(f"--{name}-fd", type=int, required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--front-end", action="append", default=[], metavar="NAME:FD", type=_named_descriptor)
     chosen = parser.parse_args(arguments)
     with os.fdopen(chosen.spec_fd, "rb") as file:
         content = file.read()
@@ -73,7 +76,8 @@ def inherit(arguments: Sequence[str] | None = None) -> Inheritance:
         told = msgspec.msgpack.decode(content, type=_WorkerSpec)
     except msgspec.MsgspecError:
         raise RequestError(Status.INVALID_CONFIGURATION, "The worker's specification cannot be read.") from None
-    for fd in (chosen.listen_fd, chosen.counters_fd, chosen.control_fd):
+    front_ends: dict[str, int] = dict(chosen.front_end)
+    for fd in (chosen.listen_fd, chosen.counters_fd, chosen.control_fd, *front_ends.values()):
         os.set_inheritable(fd, False)
     return Inheritance(
         index=chosen.index,
@@ -82,12 +86,20 @@ def inherit(arguments: Sequence[str] | None = None) -> Inheritance:
         control=socket.socket(fileno=chosen.control_fd),
         spec=told.spec,
         pins={entry.provider: _pin_or_reason(entry) for entry in told.pins},
+        front_ends={name: socket.socket(fileno=fd) for name, fd in front_ends.items()},
     )
 
 
+def _named_descriptor(text: str) -> tuple[str, int]:
+    name, _, number = text.partition(":")
+    return name, int(number)
+
+
 def worker_arguments(index: int, fds: Mapping[str, int]) -> list[str]:
-    """The command line of a worker; `fds` by the names listen, counters, control and spec."""
-    return [argument for name in _NUMBERS for argument in (f"--{name}-fd", str(fds[name]))] + ["--index", str(index)]
+    """The command line of a worker; `fds` by the names listen, counters, control and spec, others are front ends."""
+    numbers = [argument for name in _NUMBERS for argument in (f"--{name}-fd", str(fds[name]))]
+    others = [argument for name in fds if name not in _NUMBERS for argument in ("--front-end", f"{name}:{fds[name]}")]
+    return [*numbers, *others, "--index", str(index)]
 
 
 def write_worker_spec(spec: bytes, pins: Mapping[str, Pin | HsmBridgeError]) -> int:

@@ -30,6 +30,14 @@ class SupervisedProvider(msgspec.Struct, frozen=True, kw_only=True):
     pin: PinSource | None = None
 
 
+class FrontEndSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """A socket beside the native one, for the front end of a name."""
+
+    name: str
+    path: Path
+    mode: int = 0o600
+
+
 class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One running service. Times in seconds, sizes in bytes.
 
@@ -46,6 +54,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
         host_start_timeout: how long a provider may take to open.
         host_answer_timeout: how long a host may take to answer its supervisor, before it counts as hung.
         max_frame: the most data in one call.
+        front_ends: sockets beside the first one.
         worker_command, host_command: the programs; tests put others in their place.
     """
 
@@ -61,6 +70,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     host_start_timeout: float = 60.0
     host_answer_timeout: float = 10.0
     max_frame: int = DEFAULT_MAX_FRAME
+    front_ends: tuple[FrontEndSocket, ...] = ()
     worker_command: tuple[str, ...] = (*_PYTHON, "hsmbridge.daemon")
     host_command: tuple[str, ...] = (*_PYTHON, "hsmbridge.providers.host")
 

@@ -62,9 +62,11 @@ class Supervisor:
         self._workers: list[WorkerKeeper] = []
         self._to_restart: list[WorkerKeeper] = []
         self._listener: socket.socket | None = None
+        self._front_ends: dict[str, socket.socket] = {}
         self._counters: SharedCounters | None = None
         self._pins_told: dict[str, Pin | HsmBridgeError] = {}
         self._stopping = False
+        self._reloads = 0
         self._stopped = False
 
     def start(self) -> None:
@@ -86,6 +88,10 @@ class Supervisor:
         if self._check is not None:
             self._check(settings.worker_spec)
         self._listener = listen(settings.socket_path, settings.socket_mode, settings.backlog)
+        for front_end in settings.front_ends:
+            if front_end.path.parent != settings.runtime_dir:
+                self._locks.append(take_lock(front_end.path.with_name(f"{front_end.path.name}.lock")))
+            self._front_ends[front_end.name] = listen(front_end.path, front_end.mode, settings.backlog)
         self._counters = SharedCounters.create(settings.workers, COUNTER_COLUMNS)
         for provider in settings.hosted():
             self._add_host(provider)
@@ -121,6 +127,7 @@ class Supervisor:
         except HsmBridgeError as problem:
             _log.error("the configuration was not reloaded", reason=problem.message, origin=problem.origin)
         else:
+            self._reloads += 1
             self._apply(before, after)
         notify("READY=1")
 
@@ -133,16 +140,18 @@ class Supervisor:
         notify("STOPPING=1")
         # What waits to be accepted and comes from now on is refused by the kernel when the last worker has ended.
         self._settings.socket_path.unlink(missing_ok=True)
+        for front_end in self._settings.front_ends:
+            front_end.path.unlink(missing_ok=True)
         for worker in self._workers:
             worker.stop()
         self._go_on_stopping()
 
     def states(self) -> ProviderStates:
         """How the provider hosts are."""
-        return ProviderStates(tuple(host.state for host in self._hosts.values()))
+        return ProviderStates(tuple(host.state for host in self._hosts.values()), self._reloads)
 
     def _apply(self, before: SupervisorSettings, after: SupervisorSettings) -> None:
-        for name in ("runtime_dir", "state_dir", "socket_path", "socket_mode", "workers", "backlog"):
+        for name in ("runtime_dir", "state_dir", "socket_path", "socket_mode", "workers", "backlog", "front_ends"):
             if getattr(before, name) != getattr(after, name):
                 _log.warning("this change takes effect when the service is started again", setting=name)
         self._settings = after = _keep_fixed(before, after)
@@ -199,6 +208,7 @@ class Supervisor:
         if self._listener is None or self._counters is None:
             raise RuntimeError("workers are started after the socket is there")
         shared = {"listen": self._listener.fileno(), "counters": self._counters.fd}
+        shared |= {name: listener.fileno() for name, listener in self._front_ends.items()}
         return shared, write_worker_spec(self._settings.worker_spec, self._worker_pins())
 
     def _worker_pins(self) -> dict[str, Pin | HsmBridgeError]:
@@ -253,6 +263,8 @@ class Supervisor:
     def _close(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        for listener in self._front_ends.values():
+            listener.close()
         if self._counters is not None:
             self._counters.close()
         self._loop.close()
@@ -270,4 +282,5 @@ def _keep_fixed(before: SupervisorSettings, after: SupervisorSettings) -> Superv
         socket_mode=before.socket_mode,
         workers=before.workers,
         backlog=before.backlog,
+        front_ends=before.front_ends,
     )

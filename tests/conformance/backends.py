@@ -16,7 +16,10 @@ from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.base import Provider
 
 _ROOT = Path(__file__).resolve().parents[2]
+LIBOQS = _ROOT / ".liboqs"
 _SOFTHSM_MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+_SOFTOKN_MODULE = "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"
+KRYOPTIC_MODULE = _ROOT / ".kryoptic" / "libkryoptic_pkcs11.so"
 
 
 class Backend(ABC):
@@ -45,6 +48,19 @@ class Software(Backend):
         return SoftwareProvider(self._seal)
 
 
+class Oqs(Backend):
+    """The liboqs that `./dev liboqs` builds, and a seal whose key outlives the provider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seal = AesGcmSeal(AESGCM.generate_key(256))
+
+    def open(self) -> Provider:
+        from hsmbridge.providers.oqs import OqsProvider, load_library
+
+        return OqsProvider(self._seal, load_library(str(LIBOQS)))
+
+
 class SoftHsm(Backend):
     """A SoftHSM token."""
 
@@ -61,6 +77,44 @@ class SoftHsm(Backend):
         os.environ["SOFTHSM2_CONF"] = str(self.directory / "token" / "softhsm2.conf")
         pin = Pin((self.directory / "token" / "pin").read_text())
         return open_pkcs11(Pkcs11Settings(module=_SOFTHSM_MODULE, token=self.LABEL), pin)
+
+
+class Softokn(Backend):
+    """A database of NSS."""
+
+    LABEL = "conformance"
+
+    def __init__(self) -> None:
+        super().__init__()
+        _run(_ROOT / "softhsm-config" / "provision-softokn", self.directory / "token", self.LABEL)
+
+    def open(self) -> Provider:
+        from hsmbridge.providers.pkcs11 import Pkcs11Settings, open_pkcs11
+
+        token = self.directory / "token"
+        arguments = (token / "module-arguments").read_text()
+        settings = Pkcs11Settings(module=_SOFTOKN_MODULE, token=self.LABEL, module_arguments=arguments)
+        return open_pkcs11(settings, Pin((token / "pin").read_text()))
+
+
+class Kryoptic(Backend):
+    """A token of the kryoptic that `./dev kryoptic` builds."""
+
+    LABEL = "conformance"
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert KRYOPTIC_MODULE.exists(), "kryoptic is not built; run ./dev kryoptic"
+        provision = _ROOT / "softhsm-config" / "provision"
+        _run(provision, "--kind", "kryoptic", "--module", KRYOPTIC_MODULE, self.directory / "token", self.LABEL)
+
+    def open(self) -> Provider:
+        from hsmbridge.providers.pkcs11 import Pkcs11Settings, open_pkcs11
+
+        token = self.directory / "token"
+        os.environ["KRYOPTIC_CONF"] = str(token / "kryoptic.conf")
+        settings = Pkcs11Settings(module=str(KRYOPTIC_MODULE), token=self.LABEL)
+        return open_pkcs11(settings, Pin((token / "pin").read_text()))
 
 
 class Tpm(Backend):
@@ -103,4 +157,11 @@ def _run(*command: Path | str) -> str:
     return done.stdout
 
 
-BACKENDS: Mapping[str, type[Backend]] = {"software": Software, "softhsm": SoftHsm, "tpm": Tpm}
+BACKENDS: Mapping[str, type[Backend]] = {
+    "software": Software,
+    "oqs": Oqs,
+    "softhsm": SoftHsm,
+    "softokn": Softokn,
+    "kryoptic": Kryoptic,
+    "tpm": Tpm,
+}

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,8 @@ class Pinned:
     unchecked: tuple[str, ...]
     operations: Mapping[str, frozenset[KeyOperation]]
     refuses: Mapping[str, tuple[str, ...]]
+    wraps: tuple[str, ...] = ()
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     def offers(self, row: Algorithm, *operations: KeyOperation) -> bool:
         return self.operations.get(row.name, frozenset()).issuperset(operations)
@@ -55,10 +57,11 @@ class Case:
     backend: str
     algorithm: Algorithm
     key_type: KeyType
+    wraps: bool = False
 
     @property
     def permissions(self) -> P:
-        return PERMISSIONS[self.algorithm.kind]
+        return P.WRAP | P.UNWRAP if self.wraps else PERMISSIONS[self.algorithm.kind]
 
     def __str__(self) -> str:
         return f"{self.backend}-{self.algorithm.name}-{self.key_type.name}"
@@ -93,7 +96,13 @@ PINNED: Mapping[str, Pinned] = _read()
 BACKENDS = tuple(PINNED)
 
 
-def cases(*kinds: Kind, needs: Iterable[KeyOperation] = (), first: bool = False, imports: bool = False) -> list[Case]:
+def cases(
+    *kinds: Kind,
+    needs: Iterable[KeyOperation] = (),
+    first: bool = False,
+    imports: bool = False,
+    wraps: bool = False,
+) -> list[Case]:
     """The cases of some kinds of algorithm.
 
     Args:
@@ -101,6 +110,7 @@ def cases(*kinds: Kind, needs: Iterable[KeyOperation] = (), first: bool = False,
         needs: operations that the backend offers of the algorithm.
         first: only the first key type of each algorithm, for what does not depend on the size of the key.
         imports: only key types that the backend takes in the clear.
+        wraps: the keys are made to wrap others, whatever else the algorithms do.
     """
     found = []
     for pinned in PINNED.values():
@@ -109,7 +119,7 @@ def cases(*kinds: Kind, needs: Iterable[KeyOperation] = (), first: bool = False,
             if row.kind not in kinds or not pinned.offers(row, *needs):
                 continue
             key_types = [one for one in pinned.key_types_for(row) if not imports or one.name in pinned.imports]
-            found += [Case(pinned.backend, row, one) for one in (key_types[:1] if first else key_types)]
+            found += [Case(pinned.backend, row, one, wraps) for one in (key_types[:1] if first else key_types)]
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hsmbridge.core import calls
+from hsmbridge.core.algorithms import KeyOperation
 from hsmbridge.core.identifiers import new_key_id
 from hsmbridge.core.key_types import KeyType
 from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
@@ -16,6 +17,7 @@ from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.providers.base import perform
 from hsmbridge.wire import codec
 from tests.conformance.backends import Backend
+from tests.conformance.cells import performed
 from tests.conformance.independent import keys
 from tests.conformance.pinned import Case, Pinned
 
@@ -40,6 +42,7 @@ class Rig:
         self.pinned = pinned
         self.provider = backend.open()
         self.persistent: set[bytes] = set()
+        self.performed: set[tuple[str, KeyOperation]] = set()
         self._keys: dict[tuple[str, P, int], Key] = {}
         self._known: dict[tuple[str, P], tuple[Key, bytes]] = {}
 
@@ -56,6 +59,8 @@ class Rig:
         """Do one call by way of the wire."""
         arrived = codec.decode_call(codec.encode_call(1, call)[_FRAME_HEADER:])
         reply = perform(self.provider, arrived)
+        if (done := performed(call)) is not None:
+            self.performed.add(done)
         return codec.decode_call_reply(type(call), codec.encode_call_reply(1, reply)[_FRAME_HEADER:])
 
     def ask(self, call: calls.ProviderCall, reply_type: type[_R]) -> _R:

@@ -1,4 +1,4 @@
-"""Derived keys: they are the ones that openssl derives, and they stay in the provider."""
+"""Derived keys: they are the ones that another implementation derives, and they stay in the provider."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +9,17 @@ from hsmbridge.core import calls
 from hsmbridge.core.algorithms import KeyOperation, Kind, Scheme
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.key_types import KEY_TYPES, KeyType, key_type
-from hsmbridge.core.params import X963, Hkdf, KbkdfCounter, KdfParameters, Pbkdf2, Scrypt, Tls13ExpandLabel
+from hsmbridge.core.params import (
+    X963,
+    Argon2id,
+    Hkdf,
+    KbkdfCounter,
+    KdfParameters,
+    Pbkdf2,
+    Scrypt,
+    Tls12Prf,
+    Tls13ExpandLabel,
+)
 from tests.conformance.independent import derivation
 from tests.conformance.pinned import PINNED, Case, cases, each, each_backend
 from tests.conformance.proof import matches, permissions_of
@@ -24,6 +34,8 @@ _SAMPLES: Mapping[Scheme, Callable[..., KdfParameters]] = {
     Scheme.KBKDF_COUNTER: partial(KbkdfCounter, label=b"a label", context=b"a context"),
     Scheme.X963: partial(X963, shared_info=b"shared info"),
     Scheme.SCRYPT: partial(Scrypt, salt=b"a salt", cost=16),
+    Scheme.ARGON2ID: partial(Argon2id, salt=b"a salt of 16 b..", iterations=2, lanes=2, memory=32),
+    Scheme.TLS12_PRF: partial(Tls12Prf, label=b"key expansion", seed=b"a seed"),
     Scheme.TLS13_EXPAND_LABEL: partial(Tls13ExpandLabel, label=b"derived", context=b"a context"),
 }
 
@@ -44,7 +56,7 @@ def _take(rig: Rig, secret: bytes, kdf: KdfParameters | None, row: KeyType) -> K
 
 
 @deriving_first
-def test_a_derived_key_is_the_one_that_openssl_derives(rig: Rig, case: Case) -> None:
+def test_a_derived_key_is_the_one_that_another_implementation_derives(rig: Rig, case: Case) -> None:
     _, value = rig.known(case)
     kdf = _SAMPLES[case.algorithm.scheme](algorithm=case.algorithm.name)
     for name in rig.pinned.derives:
@@ -101,7 +113,7 @@ def test_a_secret_of_another_size_needs_a_kdf(rig: Rig, backend: str) -> None:
 
 
 @from_secrets
-def test_a_key_derived_from_a_secret_is_the_one_that_openssl_derives(rig: Rig, backend: str) -> None:
+def test_a_key_derived_from_a_secret_is_the_one_that_another_implementation_derives(rig: Rig, backend: str) -> None:
     for case in cases(Kind.KDF, needs=(KeyOperation.DERIVE,), first=True):
         if case.backend == backend:
             kdf = _SAMPLES[case.algorithm.scheme](algorithm=case.algorithm.name)

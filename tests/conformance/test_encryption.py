@@ -5,7 +5,8 @@ import pytest
 from hsmbridge.core.algorithms import KeyOperation, Kind, Scheme
 from hsmbridge.core.calls import Encrypted
 from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, RequestError, Status
-from tests.conformance.independent import ciphers, keys
+from hsmbridge.core.permissions import KeyOperationPermission as P
+from tests.conformance.independent import ciphers, hpke, keys
 from tests.conformance.pinned import Case, cases, each
 from tests.conformance.rig import Rig
 from tests.conformance.samples import each_message, flipped, nonce
@@ -20,6 +21,11 @@ unauthenticated = each(cases(Kind.CIPHER, needs=BOTH))
 padded = each([case for case in cases(Kind.CIPHER, needs=BOTH) if case.algorithm.scheme is Scheme.CBC])
 public_key = each(cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH))
 public_key_first = each(cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH, first=True))
+
+
+def _of(scheme: Scheme, *, imports: bool = False, first: bool = False) -> pytest.MarkDecorator:
+    found = cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH, imports=imports, first=first)
+    return each([case for case in found if case.algorithm.scheme is scheme])
 
 
 def _aad(case: Case) -> bytes:
@@ -138,7 +144,7 @@ def test_wrong_padding_is_a_failed_decryption_like_any_other(rig: Rig, case: Cas
 # RSAES-OAEP
 
 
-@public_key
+@_of(Scheme.RSAES_OAEP)
 def test_it_decrypts_what_openssl_encrypted(rig: Rig, case: Case) -> None:
     key = rig.key(case)
     for plaintext in (b"x", PLAINTEXT[:32]):
@@ -146,13 +152,55 @@ def test_it_decrypts_what_openssl_encrypted(rig: Rig, case: Case) -> None:
         assert rig.decrypt(case, key, Encrypted(b"", ciphertext)) == plaintext
 
 
-@each(cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH, imports=True))
+@_of(Scheme.RSAES_OAEP, imports=True)
 def test_openssl_decrypts_what_it_encrypted(rig: Rig, case: Case) -> None:
     pkcs8 = keys.private_key(case.key_type)
     key = rig.bring(case.key_type, case.permissions, "pkcs8", pkcs8, ephemeral=True)
     sealed = rig.encrypt(case, key, b"", PLAINTEXT[:32])
     assert ciphers.oaep_decrypt(case.algorithm, pkcs8, sealed.ciphertext) == PLAINTEXT[:32]
     rig.destroy(key)
+
+
+@_of(Scheme.RSAES_OAEP, first=True)
+def test_more_than_the_key_holds_is_refused(rig: Rig, case: Case) -> None:
+    with pytest.raises(HsmBridgeError) as refusal:
+        rig.encrypt(case, rig.key(case), b"", bytes(_most(case) + 1))
+    assert refusal.value.status is Status.DATA_TOO_LARGE
+
+
+# HPKE; the associated data is its info
+
+
+@_of(Scheme.HPKE)
+@pytest.mark.parametrize("aad", [b"", AAD], ids=["no aad", "aad"])
+def test_it_decrypts_what_another_implementation_of_hpke_sealed(rig: Rig, case: Case, aad: bytes) -> None:
+    key = rig.key(case)
+    for plaintext in (b"", PLAINTEXT):
+        sealed = hpke.seal(case.algorithm, key.made.public_key, aad, plaintext)
+        assert rig.decrypt(case, key, Encrypted(b"", sealed), aad) == plaintext
+
+
+@_of(Scheme.HPKE, imports=True)
+@pytest.mark.parametrize("aad", [b"", AAD], ids=["no aad", "aad"])
+def test_another_implementation_of_hpke_opens_what_it_encrypted(rig: Rig, case: Case, aad: bytes) -> None:
+    public, private = hpke.recipient(case.algorithm)
+    key = rig.bring(case.key_type, P.ENCRYPT, "spki", public, ephemeral=True)
+    for plaintext in (b"", PLAINTEXT):
+        sealed = rig.encrypt(case, key, b"", plaintext, aad)
+        assert hpke.open_sealed(case.algorithm, public, private, aad, sealed.ciphertext) == plaintext
+    rig.destroy(key)
+
+
+@_of(Scheme.HPKE)
+def test_hpke_is_not_opened_with_other_associated_data(rig: Rig, case: Case) -> None:
+    key = rig.key(case)
+    sealed = rig.encrypt(case, key, b"", PLAINTEXT, AAD)
+    for other in (b"", flipped(AAD), AAD[:-1]):
+        with pytest.raises(DecryptionFailed):
+            rig.decrypt(case, key, sealed, other)
+
+
+# Both
 
 
 @public_key
@@ -162,13 +210,6 @@ def test_it_decrypts_its_own_public_key_encryption(rig: Rig, case: Case) -> None
         sealed = rig.encrypt(case, key, b"", plaintext)
         assert (sealed.nonce, sealed.tag) == (b"", b"")
         assert rig.decrypt(case, key, sealed) == plaintext
-
-
-@public_key_first
-def test_more_than_the_key_holds_is_refused(rig: Rig, case: Case) -> None:
-    with pytest.raises(HsmBridgeError) as refusal:
-        rig.encrypt(case, rig.key(case), b"", bytes(_most(case) + 1))
-    assert refusal.value.status is Status.DATA_TOO_LARGE
 
 
 @public_key_first
@@ -201,6 +242,8 @@ def test_another_key_does_not_decrypt_public_key_encryption(rig: Rig, case: Case
 
 
 def _most(case: Case) -> int:
-    """RFC 8017 section 7.1.1."""
+    """The longest plaintext, by RFC 8017 section 7.1.1; HPKE takes any."""
+    if case.algorithm.scheme is Scheme.HPKE:
+        return 100_000
     digest = {"SHA-1": 20, "SHA-256": 32, "SHA-384": 48, "SHA-512": 64}[case.algorithm.hash]
     return case.key_type.bits // 8 - 2 * digest - 2

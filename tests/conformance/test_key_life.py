@@ -18,8 +18,8 @@ each_key_type = pytest.mark.parametrize(
 
 
 def _fast(rig: Rig) -> KeyType:
-    """A key type of the backend that is quick to make."""
-    return next(key_type(name) for name in rig.pinned.key_types if not KEY_TYPES[name].slow_to_generate)
+    """A key type of the backend that is quick to make, if it has one."""
+    return key_type(min(rig.pinned.key_types, key=lambda name: KEY_TYPES[name].slow_to_generate))
 
 
 def _make(rig: Rig, row: KeyType, *, ephemeral: bool = False) -> Key:

@@ -68,8 +68,9 @@ def _status(rig: Rig, call: calls.ProviderCall) -> Status:
 
 
 def _handles(rig: Rig) -> Mapping[str, int]:
-    """A handle for each key type that is quick to make."""
-    rows = [key_type(name) for name in rig.pinned.key_types if not KEY_TYPES[name].slow_to_generate]
+    """A handle for each key type that is quick to make, or for each where none is."""
+    quick = [name for name in rig.pinned.key_types if not KEY_TYPES[name].slow_to_generate]
+    rows = [key_type(name) for name in quick or rig.pinned.key_types]
     return {row.name: rig.load(rig.generate(row, permissions_of(rig.pinned, row), ephemeral=True)) for row in rows}
 
 

@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 
+from hsmbridge.core import calls
 from hsmbridge.core.algorithms import KeyOperation, Kind, Scheme
-from hsmbridge.core.errors import RequestError, SignatureInvalid, Status
+from hsmbridge.core.errors import LimitError, RequestError, SignatureInvalid, Status
 from hsmbridge.core.params import SignatureParameters
 from tests.conformance.independent import keys, macs, postquantum, signatures
 from tests.conformance.pinned import Case, cases, each
@@ -23,7 +24,7 @@ of_imported_keys = each(
     [
         case
         for case in cases(Kind.SIGNATURE, needs=(SIGN, VERIFY), imports=True)
-        if case.algorithm.scheme is not Scheme.ML_DSA
+        if case.algorithm.scheme not in {Scheme.ML_DSA, Scheme.SLH_DSA}
     ]
 )
 
@@ -42,10 +43,26 @@ def refused(act: Callable[[], object]) -> bool:
     return False
 
 
+def _accepted(rig: Rig, case: Case, message: bytes) -> bytes:
+    """The message, or as much of it as the provider is pinned to take, after it refused more."""
+    longest = rig.pinned.longest.get(case.algorithm.name, len(message))
+    if len(message) <= longest:
+        return message
+    for call in (
+        calls.SignCall(rig.load(rig.key(case)), case.algorithm.name, message),
+        calls.VerifyCall(rig.load(rig.key(case)), case.algorithm.name, message, b"signature"),
+    ):
+        with pytest.raises(LimitError) as refusal:
+            rig.perform(call)
+        assert refusal.value.status is Status.DATA_TOO_LARGE
+    return message[:longest]
+
+
 @signing
 @each_message
 def test_another_implementation_accepts_its_signature(rig: Rig, case: Case, message: bytes) -> None:
     key = rig.key(case)
+    message = _accepted(rig, case, message)
     signature = rig.sign(case, key, message)
     assert signatures.verifies(case.algorithm, key.made.public_key, message, signature)
 
@@ -54,6 +71,7 @@ def test_another_implementation_accepts_its_signature(rig: Rig, case: Case, mess
 @each_message
 def test_it_accepts_its_own_signature(rig: Rig, case: Case, message: bytes) -> None:
     key = rig.key(case)
+    message = _accepted(rig, case, message)
     rig.verify(case, key, message, rig.sign(case, key, message))
 
 
@@ -155,7 +173,7 @@ def test_a_salt_longer_than_the_key_allows_is_refused(rig: Rig, case: Case) -> N
     assert refused(lambda: rig.sign(case, rig.key(case), MESSAGE, SignatureParameters(salt_length=512)))
 
 
-@_of(Scheme.ML_DSA)
+@_of(Scheme.ML_DSA, Scheme.SLH_DSA)
 def test_a_context_is_obeyed_or_refused(rig: Rig, case: Case) -> None:
     key = rig.key(case)
     parameters = SignatureParameters(context=b"a context")
@@ -167,11 +185,34 @@ def test_a_context_is_obeyed_or_refused(rig: Rig, case: Case) -> None:
             rig.verify(case, key, MESSAGE, made[0])
 
 
+@_of(Scheme.ML_DSA)
+@pytest.mark.parametrize("context", [b"", b"a context"], ids=["no context", "context"])
+def test_a_message_representative_is_signed_as_its_message_would_be_or_refused(
+    rig: Rig, case: Case, context: bytes
+) -> None:
+    key = rig.key(case)
+    mu = postquantum.representative(key.made.public_key, MESSAGE, context)
+    by_mu, by_context = SignatureParameters(external_mu=True), SignatureParameters(context=context)
+    made: list[bytes] = []
+    if not refused(lambda: made.append(rig.sign(case, key, mu, by_mu))):
+        assert signatures.verifies(case.algorithm, key.made.public_key, MESSAGE, made[0], by_context)
+        rig.verify(case, key, mu, made[0], by_mu)
+        rig.verify(case, key, MESSAGE, made[0], by_context)
+        rig.verify(case, key, mu, rig.sign(case, key, MESSAGE, by_context), by_mu)
+        with pytest.raises(SignatureInvalid):
+            rig.verify(case, key, flipped(mu), made[0], by_mu)
+    for wrong in (b"", mu[:-1], mu + b"\0"):
+        assert refused(partial(rig.sign, case, key, wrong, by_mu))
+        assert refused(partial(rig.verify, case, key, wrong, b"signature", by_mu))
+
+
 def _foreign(case: Case) -> list[SignatureParameters]:
     """Parameters that mean nothing for an algorithm."""
     found = []
     if case.algorithm.scheme not in {Scheme.ML_DSA, Scheme.SLH_DSA}:
         found.append(SignatureParameters(context=b"a context"))
+    if case.algorithm.scheme is not Scheme.ML_DSA:
+        found.append(SignatureParameters(external_mu=True))
     if case.algorithm.scheme is not Scheme.RSASSA_PSS:
         found.append(SignatureParameters(salt_length=32))
     if case.algorithm.kind is Kind.MAC or not case.algorithm.hash:

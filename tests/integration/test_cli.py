@@ -1,6 +1,7 @@
 """The commands against a real daemon over SoftHSM, swtpm and software keys, checked with openssl."""
 
 import base64
+import hashlib
 import os
 import shutil
 import stat
@@ -191,12 +192,46 @@ def test_raw_is_nonce_ciphertext_and_tag(folder: Path) -> None:
     refused("INVALID_ARGUMENT", 11, "decrypt", "--in", folder / "cipher")
 
 
-def test_more_than_a_call_takes_is_refused_with_the_limit(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is longer than one call takes."""
+    file = tmp_path_factory.mktemp("large") / "data"
+    file.write_bytes(os.urandom(1 << 20) * 17 + b"the end")
+    return file
+
+
+def test_a_file_that_is_longer_than_a_call_takes_comes_back(folder: Path, large: Path) -> None:
     slot = new_slot("AES-256", "encrypt,decrypt")
-    with (folder / "large").open("wb") as file:
-        file.truncate((16 << 20) + 1)
-    message = refused("DATA_TOO_LARGE", 20, "encrypt", "--slot", slot, "--in", folder / "large", "--out", folder / "x")
-    assert "16,777,216 (max_frame" in message
+    done("encrypt", "--slot", slot, "--in", large, "--out", folder / "cipher")
+    done("decrypt", "--in", folder / "cipher", "--out", folder / "plain")
+    assert (folder / "plain").read_bytes() == large.read_bytes()
+    assert (folder / "plain").stat().st_mode & 0o777 == 0o600
+    damaged = bytearray((folder / "cipher").read_bytes())
+    damaged[-1] ^= 1
+    (folder / "cipher").write_bytes(damaged)
+    refused("DECRYPTION_FAILED", 14, "decrypt", "--in", folder / "cipher", "--out", folder / "none")
+    assert not (folder / "none").exists()
+    (folder / "cipher").write_bytes(damaged[: len(damaged) // 61_468 * 61_468])
+    refused("DECRYPTION_FAILED", 14, "decrypt", "--in", folder / "cipher", "--out", folder / "none")
+
+
+def test_bare_bytes_that_are_longer_than_a_call_takes_come_back(folder: Path, large: Path) -> None:
+    slot = new_slot("AES-256", "encrypt,decrypt")
+    done("encrypt", "--raw", "--slot", slot, "--in", large, "--out", folder / "cipher")
+    assert (folder / "cipher").stat().st_size == large.stat().st_size + 12 + 16
+    done("decrypt", "--raw", "--slot", slot, "--in", folder / "cipher", "--out", folder / "plain")
+    assert (folder / "plain").read_bytes() == large.read_bytes()
+
+
+def test_long_input_is_signed_hashed_and_authenticated(folder: Path, large: Path) -> None:
+    data = large.read_bytes()
+    assert done("digest", "--in", large).stdout.strip() == hashlib.sha256(data).hexdigest().encode()
+    assert done("digest", stdin=data).stdout.strip() == hashlib.sha256(data).hexdigest().encode()
+    for key_type, command in (("EC-P256", "sign"), ("HMAC-SHA256", "mac")):
+        slot = new_slot(key_type, "sign,verify")
+        done(command, "--slot", slot, "--in", large, "--out", folder / "proof")
+        done("verify", "--slot", slot, "--in", large, "--signature", folder / "proof")
+        refused("SIGNATURE_INVALID", 1, "verify", "--slot", slot, "--signature", folder / "proof", stdin=data[:-1])
 
 
 def test_a_file_of_just_that_size_comes_back(folder: Path) -> None:

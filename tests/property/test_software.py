@@ -11,18 +11,30 @@ from hypothesis import strategies as st
 
 from hsmbridge.core import calls
 from hsmbridge.core.algorithms import algorithm
-from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, SignatureInvalid
+from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, RequestError, SignatureInvalid
 from hsmbridge.core.identifiers import new_key_id
 from hsmbridge.core.key_types import KEY_TYPES, key_type
-from hsmbridge.core.params import DEFAULT_SIGNATURE
+from hsmbridge.core.params import DEFAULT_SIGNATURE, Argon2id, Scrypt
 from hsmbridge.providers.software import SoftwareProvider
+from hsmbridge.providers.software.derivation import derive
 from hsmbridge.providers.software.material import from_stored
 from tests.conformance.backends import AesGcmSeal
 
 PROVIDER = SoftwareProvider(AesGcmSeal(AESGCM.generate_key(256)))
+UNSUPPORTED = frozenset(KEY_TYPES) - set(PROVIDER.describe().key_types)
 
 AEADS = ("AES-128-GCM", "AES-256-CCM", "ChaCha20-Poly1305")
 CIPHERS = (*AEADS, "AES-128-CBC", "AES-192-CTR", "AES-256-CFB")
+WRAPS = (
+    *AEADS,
+    "AES-128-KW",
+    "AES-256-KWP",
+    "RSA-OAEP-SHA256",
+    "RSA-AES-KEY-WRAP-SHA256",
+    "HPKE-X25519-SHA256-ChaCha20-Poly1305",
+    "HPKE-P256-SHA256-AES-128-GCM",
+    "HPKE-X-Wing-SHA256-AES-256-GCM",
+)
 SIGNATURES = (
     ("RSA-2048", "RSA-PKCS1-SHA256"),
     ("RSA-2048", "RSA-PSS-SHA512"),
@@ -170,3 +182,73 @@ def test_damaged_stored_material_is_read_or_refused_by_name(stored: bytes) -> No
         from_stored(stored)
     except HsmBridgeError:
         return
+
+
+# Wrapped keys
+
+
+def _target(name: str) -> calls.KeyTarget:
+    return calls.KeyTarget(new_key_id(), name, 0, b"binding", "", ephemeral=True)
+
+
+@given(name=st.sampled_from(WRAPS), wrapped=st.binary(max_size=1500), type_=st.sampled_from(list(KEY_TYPES)))
+def test_no_made_up_bytes_are_unwrapped(name: str, wrapped: bytes, type_: str) -> None:
+    row, into = algorithm(name), key_type(type_)
+    if type_ in UNSUPPORTED:
+        return
+    form = "raw" if into.symmetric else "pkcs8"
+    with pytest.raises(DecryptionFailed):
+        PROVIDER.unwrap(_handle(row.key_types[0]), row, wrapped, form, bytes(row.nonce_size), b"", _target(type_))
+
+
+@given(name=st.sampled_from(WRAPS), value=st.binary(min_size=32, max_size=32), data=st.data())
+def test_no_change_to_a_wrapped_key_goes_unnoticed(name: str, value: bytes, data: st.DataObject) -> None:
+    row = algorithm(name)
+    handle, iv, target = _handle(row.key_types[0]), bytes(row.nonce_size), _target("AES-256")
+    made = PROVIDER.import_key(target, "raw", value)
+    key = PROVIDER.load(target.key_id, key_type("AES-256"), 0, made.reference, b"binding")
+    wrapped = bytearray(PROVIDER.wrap(handle, row, key, iv, b""))
+    back = _target("AES-256")
+    PROVIDER.unwrap(handle, row, bytes(wrapped), "raw", iv, b"", back)
+    wrapped[data.draw(st.integers(0, len(wrapped) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(DecryptionFailed):
+        PROVIDER.unwrap(handle, row, bytes(wrapped), "raw", iv, b"", _target("AES-256"))
+    for used in (target, back):
+        PROVIDER.destroy(used.key_id, key_type("AES-256"), b"")
+
+
+@given(material=any_private_key, name=st.sampled_from([name for name in KEY_TYPES if not KEY_TYPES[name].symmetric]))
+def test_a_damaged_private_key_is_unwrapped_or_fails_like_a_wrong_tag(material: bytes, name: str) -> None:
+    if name in UNSUPPORTED:
+        return
+    row, handle = algorithm("AES-128-GCM"), _handle("AES-128")
+    sealed = PROVIDER.encrypt(handle, row, bytes(12), material, b"")
+    target = _target(name)
+    try:
+        made = PROVIDER.unwrap(handle, row, sealed.ciphertext + sealed.tag, "pkcs8", bytes(12), b"", target)
+    except DecryptionFailed:
+        return
+    PROVIDER.load(target.key_id, key_type(name), 0, made.reference, b"binding")
+    PROVIDER.destroy(target.key_id, key_type(name), made.reference)
+
+
+@given(ciphertext=st.one_of(st.binary(max_size=1200), st.binary(min_size=1120, max_size=1120)))
+def test_any_x_wing_ciphertext_yields_a_secret_or_fails(ciphertext: bytes) -> None:
+    try:
+        secret = PROVIDER.decapsulate(_handle("X-Wing"), algorithm("X-Wing"), ciphertext)
+    except DecryptionFailed:
+        return
+    assert len(secret) == 32
+
+
+@given(salt=st.binary(max_size=20), numbers=st.lists(st.integers(-2, 70), min_size=3, max_size=3))
+def test_argon2id_and_scrypt_take_any_small_numbers_or_refuse_them(salt: bytes, numbers: list[int]) -> None:
+    first, second, third = numbers
+    for kdf in (
+        Argon2id(salt=salt, iterations=first % 4, lanes=second, memory=third),
+        Scrypt(salt=salt, cost=first, block_size=second, parallelization=third),
+    ):
+        try:
+            assert len(derive(b"secret", kdf, 32)) == 32
+        except RequestError:
+            continue

@@ -187,7 +187,10 @@ def test_root_and_users_have_places_of_their_own(monkeypatch: pytest.MonkeyPatch
         ("[providers.x]\nthreads = 2\n", "[providers.x] uri: it is missing; it is a string"),
         (
             '[providers.x]\nuri = "pcks11:token=a"\n',
-            '[providers.x] uri (line 2): it begins with "software:", "pkcs11:" or "tpm:"; did you mean "pkcs11:"?',
+            (
+                '[providers.x] uri (line 2): it begins with "software:", "oqs:", "pkcs11:" or "tpm:"; did you mean'
+                ' "pkcs11:"?'
+            ),
         ),
         (
             '[providers.software]\nuri = "software:"\nisolation = "process"\n',
@@ -216,6 +219,22 @@ def test_root_and_users_have_places_of_their_own(monkeypatch: pytest.MonkeyPatch
         (
             '[store]\npassphrase_file = "p"\n',
             '[store] passphrase_file (line 2): it is only read where protector = "passphrase"',
+        ),
+        (
+            '[store]\nprotector = "tpm"\n',
+            '[store] protector (line 2): give tcti, the way to the TPM, such as "device:/dev/tpmrm0"',
+        ),
+        (
+            "[store]\npcrs = [7]\n",
+            '[store] pcrs (line 2): it is only used where protector = "tpm"',
+        ),
+        (
+            '[store]\nprotector = "tpm"\ntcti = "device:/dev/tpmrm0"\nkey_file = "k"\n',
+            '[store] key_file (line 4): it is only used where protector = "keyfile"',
+        ),
+        (
+            '[providers.s]\nuri = "software:"\nparameter_encryption = true\n',
+            "[providers.s] parameter_encryption (line 3): only a TPM has that",
         ),
         (
             '[namespaces.web]\ncreators = ["root"]\n',

@@ -69,9 +69,14 @@ class ProviderState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProviderStates(msgspec.Struct, frozen=True, array_like=True):
-    """Every provider host; one packet on a worker's control socket (SOCK_SEQPACKET), sent at start and each change."""
+    """Every provider host; one packet on a worker's control socket (SOCK_SEQPACKET), sent at start and each change.
+
+    Attributes:
+        reloads: how often the service was told to reload; a worker that sees it grow tries again what failed inside it.
+    """
 
     providers: tuple[ProviderState, ...] = ()
+    reloads: int = 0
 
 
 STATES_PACKET_MAX: Final = 128 * 1024

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from hsmbridge.providers.host.messages import (
     ControlReply,
     ControlRequest,
 )
+from hsmbridge.providers.host.owners import STREAMING, StreamOwner, StreamOwners
 from hsmbridge.providers.host.spec import HostSpec, check_socket_path
 from hsmbridge.wire.codec import (
     CALL_OPCODE,
@@ -88,6 +90,7 @@ class HostServer:
         self._provider = provider
         self._listener = listener
         self._keys = KeysInTheMaking()
+        self._owners = StreamOwners(provider.streams)
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._supervisors: set[socket.socket] = set()
@@ -202,10 +205,10 @@ class HostServer:
     def _greet(self, connection: socket.socket, first: Frame) -> Callable[[Frame], bytes]:
         """Answer the first frame, and say who answers the others."""
         if first.opcode == ATTACH_OPCODE:
-            decode_body(AttachRequest, first.body)
+            owner = self._owners.arrive(connection, decode_body(AttachRequest, first.body).client)
             attached = AttachReply(self._spec.name, self.incarnation, os.getpid())
             connection.sendall(encode_message(ATTACH_OPCODE, first.request_id, attached, reply=True))
-            return self._answer
+            return partial(self._answer, owner)
         if first.opcode == CONTROL_OPCODE:
             wanted = decode_body(ControlRequest, first.body).digest
             with self._lock:
@@ -223,13 +226,16 @@ class HostServer:
             if connection in self._supervisors:
                 self._supervisors.discard(connection)
                 self._orphaned_at = time.monotonic()
+        self._owners.leave(connection)
         self._wake()
 
-    def _answer(self, frame: Frame) -> bytes:
+    def _answer(self, owner: StreamOwner, frame: Frame) -> bytes:
         if frame.opcode != CALL_OPCODE:
             raise WireError(Status.UNKNOWN_OPERATION, f"Operation {frame.opcode:#06x} is no provider call.")
         try:
             call = decode_call(frame.body)
+            if type(call) in STREAMING:
+                owner.note(call)
             if type(call) in ORDERED:
                 return encode_call_reply(frame.request_id, self._keys.perform(call, self._perform))
             return encode_call_reply(frame.request_id, perform(self._provider, call))

@@ -1,31 +1,30 @@
-"""Key agreement on the token: CKM_ECDH1_DERIVE with no KDF (PKCS#11 v2.40 section 2.3.8, SP 800-56A).
+"""Key agreement on the token: CKM_ECDH1_DERIVE with no KDF (PKCS#11 v3.2, section 6.3; SP 800-56A, RFC 7748).
 
 The token cuts a secret that is longer than the key asked for, at its front, so a key must have exactly the size of
-the secret: nothing is ever cut.
+the secret: nothing is ever cut. With a KDF that the token has, the secret stays there as an object in between; KDFs of
+CK_ECDH1_DERIVE_PARAMS itself are not used, for what they compute differs from token to token.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from asn1crypto.core import OctetString
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pkcs11 import KDF, Attribute, DeriveMixin, Mechanism, MechanismFlag, SecretKey
 from pkcs11 import KeyType as Ckk
 
 from hsmbridge.core.errors import KeyUseError, RequestError, Status
-from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.core.key_types import KeyType
+from hsmbridge.core.params import KdfParameters
+from hsmbridge.providers.pkcs11.derivation import derive
 from hsmbridge.providers.pkcs11.making import secret_kind
 from hsmbridge.providers.pkcs11.objects import KeyObjects
-from hsmbridge.providers.pkcs11.templates import Template
+from hsmbridge.providers.pkcs11.public_keys import is_of_type, key_bits
+from hsmbridge.providers.pkcs11.templates import Template, readable_template, temporary_template
 
 _NO_USES = MechanismFlag(0)
-_READABLE: Mapping[Attribute, object] = MappingProxyType(
-    {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: True, Attribute.TOKEN: False}
-)
-_HOLDS = frozenset({Family.AES, Family.HMAC, Family.SECRET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,23 @@ def peer_point(row: KeyType, peer_public_key: bytes, *, wrapped: bool) -> PeerPo
             Status.INVALID_ARGUMENT,
             "The peer's public key is no SubjectPublicKeyInfo in DER with a point on its curve.",
         ) from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != row.parameter_set:
+    if not is_of_type(row, peer_public_key):
         raise RequestError(Status.INVALID_ARGUMENT, f"The peer's public key is not of type {row.name}.")
-    return PeerPoint(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), wrapped)
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return PeerPoint(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), wrapped)
+    _check_order(key)
+    return PeerPoint(key_bits(peer_public_key), wrapped)
+
+
+def _check_order(key: PublicKeyTypes) -> None:
+    # With a point of small order every key agrees the same zeros (RFC 7748, section 6.1), and not every token looks.
+    try:
+        if isinstance(key, x25519.X25519PublicKey):
+            x25519.X25519PrivateKey.generate().exchange(key)
+        elif isinstance(key, x448.X448PublicKey):
+            x448.X448PrivateKey.generate().exchange(key)
+    except ValueError:
+        raise RequestError(Status.INVALID_ARGUMENT, "The peer's public key leads to no secret.") from None
 
 
 def check_holds(row: KeyType, target: KeyType) -> None:
@@ -68,7 +81,7 @@ def check_holds(row: KeyType, target: KeyType) -> None:
     Raises:
         RequestError: NOT_SUPPORTED for key types that are no bytes, INVALID_ARGUMENT for another size.
     """
-    if target.family not in _HOLDS:
+    if not target.symmetric:
         raise RequestError(
             Status.NOT_SUPPORTED, f"An agreed secret cannot become a key of type {target.name} on the token."
         )
@@ -92,9 +105,20 @@ def agree(keys: KeyObjects, peer: PeerPoint, target: KeyType, template: Template
     return _derive(keys, peer, kind, target.bits, template)
 
 
+def agree_through(
+    keys: KeyObjects, row: KeyType, peer: PeerPoint, kdf: KdfParameters, target: KeyType, template: Template
+) -> SecretKey:
+    """A key derived on the token from the agreed secret."""
+    agreed = _derive(keys, peer, Ckk.GENERIC_SECRET, secret_size(row) * 8, temporary_template(Attribute.DERIVE))
+    try:
+        return derive(agreed, kdf, target, template)
+    finally:
+        agreed.destroy()
+
+
 def agree_readable(keys: KeyObjects, row: KeyType, peer: PeerPoint) -> bytes:
     """The agreed secret itself, out of a session object that is gone afterwards."""
-    derived = _derive(keys, peer, Ckk.GENERIC_SECRET, secret_size(row) * 8, dict(_READABLE))
+    derived = _derive(keys, peer, Ckk.GENERIC_SECRET, secret_size(row) * 8, readable_template())
     try:
         return bytes(derived[Attribute.VALUE])
     finally:

@@ -7,6 +7,7 @@ PKCS11Error but the two sets for data that the token found wrong.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum, unique
 from types import MappingProxyType
 
@@ -61,6 +62,7 @@ _ROWS: Mapping[type[PKCS11Error], tuple[Status, str]] = MappingProxyType(
         ck.DataLenRange: (Status.INVALID_ARGUMENT, "The data has a length that this algorithm does not take."),
         ck.PublicKeyInvalid: (Status.INVALID_ARGUMENT, "The public key is not valid."),
         ck.KeyUnextractable: (Status.NOT_TRANSFERABLE, ""),
+        ck.KeyNotWrappable: (Status.NOT_TRANSFERABLE, ""),
         ck.PinIncorrect: (Status.PIN_INCORRECT, ""),
         ck.PinInvalid: (Status.PIN_INCORRECT, ""),
         ck.PinLenRange: (Status.PIN_INCORRECT, ""),
@@ -89,6 +91,21 @@ _REFUSED_DATA: frozenset[type[PKCS11Error]] = frozenset(
     }
 )
 """What tokens answer when ciphertext or signature are wrong."""
+
+_REFUSED_WRAPPING = _REFUSED_DATA | frozenset(
+    {
+        ck.HostMemory,  # NSS, for AES-KWP with a length that cannot be
+        ck.WrappedKeyInvalid,
+        ck.WrappedKeyLenRange,
+        ck.KeySizeRange,
+        ck.KeyTypeInconsistent,
+        ck.TemplateIncomplete,
+        ck.TemplateInconsistent,
+        ck.AttributeTypeInvalid,
+        ck.AttributeValueInvalid,
+    }
+)
+"""What tokens answer when a wrapped key is wrong, or not the key that it should be."""
 
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+")
 _NUMBERED: Mapping[int, str] = MappingProxyType(
@@ -124,9 +141,29 @@ def cure_for(failure: PKCS11Error) -> Cure:
     return _CURES.get(type(failure), Cure.NONE)
 
 
-def is_refused_data(failure: PKCS11Error) -> bool:
-    """Whether the token says with this that a ciphertext or a signature is wrong."""
-    return type(failure) in _REFUSED_DATA or ckr_name(failure) == "CKR_AEAD_DECRYPT_FAILED"
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Whether a token says with a failure that what it was given is wrong.
+
+    Attributes:
+        device_error: this kind of token answers CKR_DEVICE_ERROR to that.
+    """
+
+    device_error: bool = False
+
+    def data(self, failure: PKCS11Error) -> bool:
+        """A ciphertext or a signature is wrong."""
+        if type(failure) is ck.DeviceError:
+            return self.device_error
+        return type(failure) in _REFUSED_DATA or ckr_name(failure) == "CKR_AEAD_DECRYPT_FAILED"
+
+    def wrapping(self, failure: PKCS11Error) -> bool:
+        """A wrapped key is wrong, or not the key that it should be."""
+        return self.data(failure) or type(failure) in _REFUSED_WRAPPING
+
+
+NO_DEVICE_ERRORS = Refusals()
+"""Of a token whose CKR_DEVICE_ERROR means what it says."""
 
 
 def translated(failure: PKCS11Error, token: str) -> HsmBridgeError:

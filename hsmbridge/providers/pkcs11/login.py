@@ -15,6 +15,8 @@ from hsmbridge.core.errors import ProviderError, RequestError, Status
 from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.pkcs11.errors import ckr_name
 from hsmbridge.providers.pkcs11.initialise import Module
+from hsmbridge.providers.pkcs11.newer_constants import TokenAttributes
+from hsmbridge.providers.pkcs11.quirks import quirks_of
 from hsmbridge.providers.pkcs11.settings import Pkcs11Settings
 
 _REFUSALS: Mapping[type[PKCS11Error], tuple[Status, str]] = MappingProxyType(
@@ -32,6 +34,12 @@ _REFUSALS: Mapping[type[PKCS11Error], tuple[Status, str]] = MappingProxyType(
 def serial_of(token: Token) -> str:
     """The serial number as text."""
     return token.serial.decode("utf-8", "backslashreplace")
+
+
+def identity_of(token: Token) -> str:
+    """What tells the token from all others: its serial, with its label where serials do not differ."""
+    serial = serial_of(token)
+    return f"{serial} {token.label}" if quirks_of(token).serial_of_all else serial
 
 
 def described(token: Token) -> str:
@@ -75,10 +83,10 @@ def select_token(module: Module, settings: Pkcs11Settings) -> Token:
     return matching[0]
 
 
-def find_token(module: Module, serial: str) -> Token:
-    """The token with this serial. Raises TokenNotPresent, as the module does."""
+def find_token(module: Module, identity: str) -> Token:
+    """The token that this tells from all others. Raises TokenNotPresent, as the module does."""
     for token in tokens_of(module):
-        if serial_of(token) == serial:
+        if identity_of(token) == identity:
             return token
     raise ck.TokenNotPresent
 
@@ -102,7 +110,7 @@ def open_anchor(module: Module, token: Token, pin: Pin | None) -> Session:
     if module.logged_in(anchor):
         return anchor
     try:
-        logged_in = token.open(rw=_writable(token), user_pin=pin.reveal())
+        logged_in = token.open(rw=_writable(token), user_pin=pin.reveal(), attribute_mapper=TokenAttributes())
     except ck.UserAlreadyLoggedIn:
         return anchor
     except PKCS11Error as failure:
@@ -114,7 +122,7 @@ def open_anchor(module: Module, token: Token, pin: Pin | None) -> Session:
 
 def open_session(token: Token) -> Session:
     """A session without a PIN: it has the rights of the login of this process."""
-    return token.open(rw=_writable(token))
+    return token.open(rw=_writable(token), attribute_mapper=TokenAttributes())
 
 
 def _writable(token: Token) -> bool:

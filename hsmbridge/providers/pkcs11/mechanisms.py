@@ -12,6 +12,7 @@ from pkcs11 import MGF, Mechanism
 
 from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, Scheme
 from hsmbridge.core.errors import KeyUseError, RequestError, Status
+from hsmbridge.providers.pkcs11.newer_constants import mechanism_by_number
 
 HASHES: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType(
     {
@@ -38,17 +39,42 @@ WITHOUT_HASH: Mapping[Scheme, Mechanism] = MappingProxyType(
     }
 )
 """Signature mechanisms that take the digest, or for PKCS#1 the DigestInfo."""
-SIGNATURE_SCHEMES = frozenset({*WITHOUT_HASH, Scheme.EDDSA, Scheme.HMAC, Scheme.CMAC})
-ENCRYPTION_SCHEMES = frozenset({Scheme.GCM, Scheme.CBC, Scheme.CFB, Scheme.CTR, Scheme.RSAES_OAEP})
-_KNOWN_SCHEMES = SIGNATURE_SCHEMES | ENCRYPTION_SCHEMES | {Scheme.ECDH}
+WITH_CONTEXT = frozenset({Scheme.ML_DSA, Scheme.SLH_DSA})
+"""Signatures that take a context string (CK_SIGN_ADDITIONAL_CONTEXT)."""
+SIGNATURE_SCHEMES = frozenset({*WITHOUT_HASH, *WITH_CONTEXT, Scheme.EDDSA, Scheme.HMAC, Scheme.CMAC})
+ENCRYPTION_SCHEMES = frozenset(
+    {Scheme.GCM, Scheme.CCM, Scheme.CHACHA20_POLY1305, Scheme.CBC, Scheme.CFB, Scheme.CTR, Scheme.RSAES_OAEP}
+)
+AGREEMENT_SCHEMES = frozenset({Scheme.ECDH, Scheme.XDH})
+DERIVATION_SCHEMES = frozenset({Scheme.HKDF, Scheme.KBKDF_COUNTER})
+WRAPPING_SCHEMES = frozenset(
+    {
+        Scheme.KEY_WRAP,
+        Scheme.KEY_WRAP_PADDED,
+        Scheme.RSA_AES_KEY_WRAP,
+        Scheme.RSAES_OAEP,
+        Scheme.GCM,
+        Scheme.CHACHA20_POLY1305,
+    }
+)
+"""CCM is not among them: its parameter has the size of what is wrapped, which only the token knows."""
+_KNOWN_SCHEMES = (
+    SIGNATURE_SCHEMES
+    | ENCRYPTION_SCHEMES
+    | AGREEMENT_SCHEMES
+    | DERIVATION_SCHEMES
+    | WRAPPING_SCHEMES
+    | {Scheme.ML_KEM, Scheme.CHACHA20_POLY1305}
+)
+
+
+RSA_AES_NEEDS = (0x09, 0x210B)
+"""CKM_RSA_PKCS_OAEP and CKM_AES_KEY_WRAP_KWP, the halves of RSA-AES key wrap."""
 
 
 def mechanism_of(row: Algorithm) -> Mechanism | None:
-    """The row's mechanism, or None where PKCS#11 or python-pkcs11 has none."""
-    try:
-        return None if row.ckm is None else Mechanism(row.ckm)
-    except ValueError:
-        return None
+    """The row's mechanism, or None where PKCS#11 has none."""
+    return None if row.ckm is None else mechanism_by_number(row.ckm)
 
 
 def hash_mechanism(row: Algorithm) -> Mechanism:

@@ -9,9 +9,10 @@ from hsmbridge.core.errors import ProviderError, Status
 from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.pkcs11.errors import translated
 from hsmbridge.providers.pkcs11.initialise import Module, open_module
-from hsmbridge.providers.pkcs11.login import described, select_token, serial_of
+from hsmbridge.providers.pkcs11.login import described, identity_of, select_token
 from hsmbridge.providers.pkcs11.probe import probed
 from hsmbridge.providers.pkcs11.provider import Pkcs11Provider
+from hsmbridge.providers.pkcs11.quirks import quirks_of
 from hsmbridge.providers.pkcs11.sessions import TokenSessions
 from hsmbridge.providers.pkcs11.settings import Pkcs11Settings
 
@@ -28,7 +29,7 @@ def open_pkcs11(settings: Pkcs11Settings, pin: Pin | None) -> Pkcs11Provider:
         RequestError: INVALID_CONFIGURATION where several tokens match, or a PIN is missing.
         ProviderError: PROVIDER_UNAVAILABLE (the module), TOKEN_NOT_PRESENT, PIN_INCORRECT, PIN_LOCKED.
     """
-    module = open_module(settings.module)
+    module = open_module(settings.module, settings.module_arguments)
     try:
         sessions = _open_sessions(module, settings, pin)
     except PKCS11Error as failure:
@@ -53,7 +54,7 @@ def _open_sessions(module: Module, settings: Pkcs11Settings, pin: Pin | None) ->
     """
     with module.lock:
         token = select_token(module, settings)
-        known = module.users.get(serial_of(token))
+        known = module.users.get(identity_of(token))
         if isinstance(known, TokenSessions):
             if not known.accepts(pin):
                 raise ProviderError(
@@ -63,9 +64,11 @@ def _open_sessions(module: Module, settings: Pkcs11Settings, pin: Pin | None) ->
             known.hold()
             return known
         sessions = TokenSessions(module, token, pin, settings.sessions)
+        if quirks_of(token).short_lengths:
+            module.add_headroom()
         sessions.log_in()
         sessions.hold()
-        module.users[sessions.serial] = sessions
+        module.users[sessions.identity] = sessions
         return sessions
 
 
@@ -75,7 +78,7 @@ def _close_sessions(sessions: TokenSessions) -> None:
     with module.lock:
         idle = sessions.drop(CLOSE_WAIT)
         if not sessions.held:
-            module.users.pop(sessions.serial, None)
+            module.users.pop(sessions.identity, None)
         if idle:
             module.drop()
         else:

@@ -7,28 +7,42 @@ touches none.
 import itertools
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from pkcs11.exceptions import KeyHandleInvalid, ObjectHandleInvalid
 
-from hsmbridge.core.algorithms import Algorithm, Scheme
-from hsmbridge.core.calls import Description, Encrypted, KeyTarget, MadeKey
+from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, Scheme, algorithm
+from hsmbridge.core.calls import (
+    OWN_REFERENCE,
+    Description,
+    Encapsulated,
+    Encrypted,
+    ForeignKey,
+    KeyTarget,
+    MadeKey,
+    StreamEnd,
+)
 from hsmbridge.core.errors import ProviderError, RequestError, Status, StoreError
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.params import KdfParameters, SignatureParameters
 from hsmbridge.core.policy import Protection
 from hsmbridge.providers.base import Provider
-from hsmbridge.providers.pkcs11 import agreement, encryption, signatures
-from hsmbridge.providers.pkcs11.making import import_secret, make_key
-from hsmbridge.providers.pkcs11.mechanisms import mechanism_of
-from hsmbridge.providers.pkcs11.objects import KeyObjects, Reference, list_key_ids, remove_key
+from hsmbridge.providers.pkcs11 import adoption, agreement, derivation, encapsulation, encryption, signatures
+from hsmbridge.providers.pkcs11.importing import create_secret, import_key
+from hsmbridge.providers.pkcs11.making import make_key
+from hsmbridge.providers.pkcs11.mechanisms import WITHOUT_HASH, mechanism_of
+from hsmbridge.providers.pkcs11.objects import KeyObjects, Reference, Sought, find_at, list_key_ids, remove_key
 from hsmbridge.providers.pkcs11.pool import Seat
 from hsmbridge.providers.pkcs11.probe import Capabilities
 from hsmbridge.providers.pkcs11.public_keys import public_key_info
 from hsmbridge.providers.pkcs11.sessions import TokenSessions
+from hsmbridge.providers.pkcs11.streams import TokenStreams, at_once
 from hsmbridge.providers.pkcs11.templates import secret_template
+from hsmbridge.providers.pkcs11.wrapping import Material, Wrapped
+from hsmbridge.providers.streams import HashedFirst, ProviderStream
 
 RANDOM_CHUNK = 65536
 _T = TypeVar("_T")
@@ -38,10 +52,12 @@ _T = TypeVar("_T")
 class _Held:
     """A loaded key."""
 
-    key_id: bytes
-    row: KeyType
+    sought: Sought
     reference: bytes
-    ephemeral: bool
+
+    @property
+    def row(self) -> KeyType:
+        return self.sought.row
 
     def is_as(self, row: KeyType, reference: bytes) -> bool:
         return self.row is row and self.reference == reference
@@ -54,7 +70,8 @@ class Pkcs11Provider(Provider):
         self._sessions = sessions
         self._close = close
         self._can = capabilities
-        self._plans = signatures.SigningPlans(capabilities.mechanisms)
+        self._refusals = sessions.quirks.refusals
+        self._streams = TokenStreams(sessions, capabilities.fixed)
         # Random, so that a handle of another run means nothing here.
         self._handles = itertools.count(secrets.randbits(60))
         self._held: dict[int, _Held] = {}
@@ -77,20 +94,20 @@ class Pkcs11Provider(Provider):
         if row.name not in self._can.description.imports:
             raise RequestError(Status.NOT_SUPPORTED, f"The token cannot take in keys of type {row.name}.")
         return self._make(
-            target, row, lambda seat: import_secret(seat.session, row, target, format_, material, self._can.fixed)
+            target, row, lambda seat: import_key(seat.session, row, target, format_, material, self._can.fixed)
         )
 
     def load(self, key_id: bytes, row: KeyType, permissions: int, reference: bytes, binding: bytes) -> int:
         known = self._by_id.get(key_id)
         if known is not None:
             held = self._held.get(known)
-            if held is not None and held.is_as(row, reference) and not held.ephemeral:
+            if held is not None and held.is_as(row, reference) and not held.sought.ephemeral:
                 return known
         told = self._reference(key_id, row, reference)
         if told.run and not self._sessions.is_this_run(told.run):
             raise _ended()
         try:
-            self._sessions.seek(key_id, ephemeral=bool(told.run))
+            self._sessions.seek(told.sought(row))
         except ProviderError as failure:
             if failure.status is Status.HANDLE_UNKNOWN:
                 raise _ended() from failure
@@ -99,7 +116,7 @@ class Pkcs11Provider(Provider):
             known = self._by_id.get(key_id)
             if known is None:
                 known = next(self._handles)
-                self._held[known] = _Held(key_id, row, reference, bool(told.run))
+                self._held[known] = _Held(told.sought(row), reference)
                 self._by_id[key_id] = known
             return known
 
@@ -107,17 +124,21 @@ class Pkcs11Provider(Provider):
         with self._lock:
             held = self._held.pop(handle, None)
             if held is not None:
-                self._by_id.pop(held.key_id, None)
+                self._by_id.pop(held.sought.key_id, None)
         if held is not None:
-            self._sessions.forget(held.key_id)
+            self._sessions.forget(held.sought.key_id)
 
     def destroy(self, key_id: bytes, row: KeyType, reference: bytes) -> None:
-        run = self._reference(key_id, row, reference).run if reference else b""
+        told = self._reference(key_id, row, reference) if reference else None
+        run = b"" if told is None else told.run
         handle = self._by_id.get(key_id)
         if handle is not None:
             self.unload(handle)
         with self._sessions.objects_lock:
-            if not run:
+            if told is not None and told.place is not None:
+                place = told.place
+                self._sessions.run(lambda seat: find_at(seat.session, place, row).destroy(), key_id)
+            elif not run:
                 self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
             elif self._sessions.is_this_run(run):
                 self._sessions.run_ephemeral(lambda seat: remove_key(seat.session, key_id))
@@ -128,6 +149,7 @@ class Pkcs11Provider(Provider):
             return self._sessions.run(lambda seat: list_key_ids(seat.session))
 
     def close(self) -> None:
+        self.streams.close_all()
         with self._lock:
             self._held.clear()
             self._by_id.clear()
@@ -137,60 +159,237 @@ class Pkcs11Provider(Provider):
     # --- signatures and MACs ---------------------------------------------------------------------------------------
 
     def sign(self, handle: int, row: Algorithm, message: bytes, parameters: SignatureParameters) -> bytes:
-        held = self._holding(handle, row)
+        held = self._holding(handle, row, KeyOperation.SIGN)
         plan = self._plan(held, row, parameters)
         return self._use(held, lambda keys: signatures.sign(keys, plan, message))
+
+    def sign_many(
+        self, handle: int, row: Algorithm, messages: Sequence[bytes], parameters: SignatureParameters
+    ) -> list[bytes]:
+        held = self._holding(handle, row, KeyOperation.SIGN)
+        plan = self._plan(held, row, parameters)
+        return self._use(held, lambda keys: [signatures.sign(keys, plan, message) for message in messages])
 
     def verify(
         self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters
     ) -> None:
-        held = self._holding(handle, row)
+        held = self._holding(handle, row, KeyOperation.VERIFY)
         plan = self._plan(held, row, parameters)
-        self._use(held, lambda keys: signatures.verify(keys, plan, message, signature))
+        self._use(held, lambda keys: signatures.verify(keys, plan, message, signature, self._refusals))
 
     # --- encryption ------------------------------------------------------------------------------------------------
 
     def encrypt(self, handle: int, row: Algorithm, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
-        held = self._holding(handle, row)
+        held = self._holding(handle, row, KeyOperation.ENCRYPT)
         return self._use(held, lambda keys: encryption.encrypt(keys, row, held.row, nonce, plaintext, aad))
 
     def decrypt(self, handle: int, row: Algorithm, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
-        held = self._holding(handle, row)
-        return self._use(held, lambda keys: encryption.decrypt(keys, row, held.row, nonce, ciphertext, aad, tag))
+        held = self._holding(handle, row, KeyOperation.DECRYPT)
+        sealed = Encrypted(nonce, ciphertext, tag)
+        return self._use(held, lambda keys: encryption.decrypt(keys, row, held.row, sealed, aad, self._refusals))
 
     # --- agreement -------------------------------------------------------------------------------------------------
 
     def agree_secret(self, handle: int, row: Algorithm, peer_public_key: bytes) -> bytes:
-        held = self._agreeing(handle, row)
+        held = self._holding(handle, row, KeyOperation.AGREE)
         peer = agreement.peer_point(held.row, peer_public_key, wrapped=self._can.wrapped_points)
         return self._use(held, lambda keys: agreement.agree_readable(keys, held.row, peer))
 
     def agree_key(
         self, handle: int, row: Algorithm, peer_public_key: bytes, kdf: KdfParameters | None, target: KeyTarget
     ) -> MadeKey:
-        held = self._agreeing(handle, row)
-        if kdf is not None:
-            raise RequestError(
-                Status.NOT_SUPPORTED,
-                f"The token cannot apply {kdf.algorithm} to an agreed secret; take the secret itself as the key,"
-                " or a slot that says derive_to_software.",
-            )
+        held = self._holding(handle, row, KeyOperation.AGREE)
         target_row = key_type(target.key_type)
-        agreement.check_holds(held.row, target_row)
+        if target_row.name not in self._can.secrets:
+            raise RequestError(
+                Status.NOT_SUPPORTED, f"An agreed secret cannot become a key of type {target_row.name} on the token."
+            )
+        if kdf is None:
+            agreement.check_holds(held.row, target_row)
+        else:
+            self._derives(kdf, target)
         peer = agreement.peer_point(held.row, peer_public_key, wrapped=self._can.wrapped_points)
         template = secret_template(target, self._can.fixed)
 
         def agree(seat: Seat) -> KeyObjects:
-            keys = self._sessions.objects(seat, held.key_id, ephemeral=held.ephemeral)
-            return KeyObjects(secret=agreement.agree(keys, peer, target_row, template))
+            keys = self._sessions.objects(seat, held.sought)
+            if kdf is None:
+                return KeyObjects(secret=agreement.agree(keys, peer, target_row, template))
+            return KeyObjects(secret=agreement.agree_through(keys, held.row, peer, kdf, target_row, template))
 
         return self._make(target, target_row, agree)
 
+    # --- key encapsulation -----------------------------------------------------------------------------------------
+
+    def encapsulate(self, handle: int, row: Algorithm) -> Encapsulated:
+        held = self._holding(handle, row, KeyOperation.ENCAPSULATE)
+        return self._use(held, lambda keys: encapsulation.encapsulate(keys, row))
+
+    def decapsulate(self, handle: int, row: Algorithm, ciphertext: bytes) -> bytes:
+        held = self._holding(handle, row, KeyOperation.DECAPSULATE)
+        return self._use(held, lambda keys: encapsulation.decapsulate(keys, row, ciphertext, self._refusals))
+
+    # --- derivation ------------------------------------------------------------------------------------------------
+
+    def derive_key(self, handle: int, kdf: KdfParameters, target: KeyTarget) -> MadeKey:
+        held = self._holding(handle, algorithm(kdf.algorithm), KeyOperation.DERIVE)
+        row = self._derives(kdf, target)
+        template = secret_template(target, self._can.fixed)
+
+        def derive(seat: Seat) -> KeyObjects:
+            keys = self._sessions.objects(seat, held.sought)
+            return KeyObjects(secret=derivation.derive(keys.secret, kdf, row, template))
+
+        return self._make(target, row, derive)
+
+    def derive_from_secret(self, secret: bytes, kdf: KdfParameters | None, target: KeyTarget) -> MadeKey:
+        row = key_type(target.key_type)
+        fixed = self._can.fixed
+        if kdf is not None:
+            value_kdf = kdf
+            row = self._derives(kdf, target)
+            return self._make(
+                target,
+                row,
+                lambda seat: derivation.derive_from_value(seat.session, secret, value_kdf, row, target, fixed),
+            )
+        if row.name not in self._can.secrets or row.name not in self._can.description.imports:
+            raise RequestError(Status.NOT_SUPPORTED, f"The token cannot take a secret as a key of type {row.name}.")
+        if len(secret) != row.bytes:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                f"The secret has {len(secret)} bytes and a key of type {row.name} {row.bytes}; choose a key type of"
+                " that size, or a KDF.",
+            )
+        template = secret_template(target, fixed)
+        return self._make(
+            target, row, lambda seat: KeyObjects(secret=create_secret(seat.session, row, secret, template))
+        )
+
+    # --- wrapping --------------------------------------------------------------------------------------------------
+
+    def wrap(self, handle: int, row: Algorithm, wrapped: int, iv: bytes, aad: bytes) -> bytes:
+        under = self._holding(handle, row, KeyOperation.WRAP)
+        what = self._held.get(wrapped)
+        if what is None:
+            raise ProviderError(Status.HANDLE_UNKNOWN)
+
+        def attempt(seat: Seat) -> bytes:
+            key = Wrapped(self._sessions.objects(seat, what.sought), what.row)
+            keys = self._sessions.objects(seat, under.sought)
+            try:
+                return self._can.wrapping.wrap(seat.session, keys, row, under.row, key, iv, aad)
+            except (KeyHandleInvalid, ObjectHandleInvalid):
+                seat.keys.pop(what.sought.key_id, None)
+                raise
+
+        with self._sessions.objects_lock:
+            return self._sessions.run(attempt, under.sought.key_id)
+
+    def unwrap(
+        self,
+        handle: int,
+        row: Algorithm,
+        material: bytes,
+        format_: str,
+        iv: bytes,
+        aad: bytes,
+        target: KeyTarget,
+    ) -> MadeKey:
+        under = self._holding(handle, row, KeyOperation.UNWRAP)
+        target_row = key_type(target.key_type)
+        if target_row.symmetric and target_row.name not in self._can.secrets:
+            raise RequestError(Status.NOT_SUPPORTED, f"The token cannot hold keys of type {target_row.name}.")
+        self._can.wrapping.check_form(target_row, format_)
+        whole = Material(material, iv, aad)
+
+        def unwrap(seat: Seat) -> KeyObjects:
+            keys = self._sessions.objects(seat, under.sought)
+            return self._can.wrapping.unwrap(seat.session, keys, row, under.row, whole, target, target_row)
+
+        return self._make(target, target_row, unwrap)
+
+    # --- keys of others --------------------------------------------------------------------------------------------
+
+    def examine(self, uri: str, material: bytes) -> ForeignKey:
+        if uri == OWN_REFERENCE:
+            told = self._told(material)
+            if told.place is None:
+                raise RequestError(Status.INVALID_ARGUMENT, "This key was not adopted; hsmbridge made it.")
+            sought = told.sought(key_type(told.key_type))
+            with self._sessions.objects_lock:
+                found = self._sessions.run(lambda seat: adoption.again(seat.session, sought))
+            if found is None:
+                raise ProviderError(Status.KEY_MATERIAL_MISSING)
+            return found.foreign_key()
+        return self._find(uri, material).foreign_key()
+
+    def adopt(self, target: KeyTarget, uri: str, material: bytes) -> MadeKey:
+        found = self._find(uri, material)
+        adoption.check_target(found, target)
+        if target.ephemeral:
+            raise RequestError(Status.INVALID_ARGUMENT, "A key that is adopted stays where it is; it goes into a slot.")
+        reference = Reference(
+            serial=self._sessions.identity,
+            key_id=target.key_id,
+            key_type=found.row.name,
+            has_public=found.has_public,
+            place=found.place,
+        )
+        return MadeKey(msgspec.msgpack.encode(reference), found.public_key, Protection.TOKEN)
+
+    def _find(self, uri: str, material: bytes) -> adoption.Found:
+        if material:
+            raise RequestError(Status.INVALID_ARGUMENT, "A key on a token is named by a PKCS#11 URI, not by a file.")
+        wanted = adoption.wanted(uri, self._can.description.token)
+        with self._sessions.objects_lock:
+            return self._sessions.run(lambda seat: adoption.find(seat.session, wanted))
+
     # --- without a key ---------------------------------------------------------------------------------------------
+
+    def open_stream(
+        self,
+        handle: int,
+        row: Algorithm,
+        operation: KeyOperation,
+        nonce: bytes,
+        aad: bytes,
+        parameters: SignatureParameters,
+    ) -> ProviderStream:
+        if row.kind is Kind.DIGEST:
+            if operation not in self._can.claimed.get(row.name, ()):
+                raise RequestError(Status.NOT_SUPPORTED, f"The token cannot compute {row.name}.")
+            return self._streams.digest(row)
+        held = self._holding(handle, row, operation)
+        if row.kind is Kind.MAC:
+            return self._streams.mac(held.sought, row, operation, self._plan(held, row, parameters))
+        if row.kind is Kind.SIGNATURE:
+            return self._hashed(held, handle, row, operation, parameters)
+        return self._streams.cipher(held.sought, row, operation, nonce, aad)
+
+    def _hashed(
+        self, held: _Held, handle: int, row: Algorithm, operation: KeyOperation, parameters: SignatureParameters
+    ) -> ProviderStream:
+        if row.scheme not in WITHOUT_HASH or parameters.digest_signing or parameters.external_mu:
+            raise at_once(row)
+        of_digest = msgspec.structs.replace(parameters, digest_signing=True)
+        self._plan(held, row, of_digest)
+
+        def finish(digest: bytes, proof: bytes) -> StreamEnd:
+            if operation is KeyOperation.SIGN:
+                return StreamEnd(self.sign(handle, row, digest, of_digest))
+            self.verify(handle, row, digest, proof, of_digest)
+            return StreamEnd(b"")
+
+        return HashedFirst(row.hash, finish)
 
     def digest(self, row: Algorithm, data: bytes) -> bytes:
         mechanism = mechanism_of(row)
-        if row.scheme is not Scheme.HASH or mechanism is None or row.name not in self._can.claimed:
+        if (
+            row.scheme is not Scheme.HASH
+            or mechanism is None
+            or KeyOperation.DIGEST not in self._can.claimed.get(row.name, ())
+        ):
             raise RequestError(Status.NOT_SUPPORTED, f"The token cannot compute {row.name}.")
         return self._sessions.run(lambda seat: seat.session.digest(data, mechanism=mechanism))
 
@@ -207,7 +406,7 @@ class Pkcs11Provider(Provider):
     def _make(self, target: KeyTarget, row: KeyType, make: Callable[[Seat], KeyObjects]) -> MadeKey:
         tried = False
 
-        def attempt(seat: Seat) -> bytes:
+        def attempt(seat: Seat) -> tuple[bytes, bool]:
             nonlocal tried
             if tried:  # the failed attempt may have left a half
                 remove_key(seat.session, target.key_id)
@@ -216,32 +415,37 @@ class Pkcs11Provider(Provider):
             public = b"" if made.public is None else public_key_info(row, made.public)
             if not target.ephemeral:  # those are used in other sessions than the one that they live in
                 seat.keys[target.key_id] = made
-            return public
+            return public, made.private is None and made.secret is None
 
         with self._sessions.objects_lock:
             if target.ephemeral:
-                public_key, run = self._sessions.run_ephemeral(attempt)
+                (public_key, public_only), run = self._sessions.run_ephemeral(attempt)
             else:
-                public_key, run = self._sessions.run(attempt, target.key_id), b""
+                (public_key, public_only), run = self._sessions.run(attempt, target.key_id), b""
         reference = Reference(
-            serial=self._sessions.serial,
+            serial=self._sessions.identity,
             key_id=target.key_id,
             key_type=row.name,
             has_public=bool(public_key),
             run=run,
+            public_only=public_only,
         )
         return MadeKey(msgspec.msgpack.encode(reference), public_key, Protection.TOKEN)
 
     def _reference(self, key_id: bytes, row: KeyType, reference: bytes) -> Reference:
+        told = self._told(reference)
+        if told.key_id != key_id or told.key_type != row.name:
+            raise _tampered("is of another key")
+        return told
+
+    def _told(self, reference: bytes) -> Reference:
         try:
             told = msgspec.msgpack.decode(reference, type=Reference)
         except msgspec.DecodeError:
             raise _tampered("cannot be read") from None
         if told.version != 1:
             raise StoreError(Status.STORE_VERSION)
-        if told.key_id != key_id or told.key_type != row.name:
-            raise _tampered("is of another key")
-        if told.serial != self._sessions.serial:
+        if told.serial != self._sessions.identity:
             raise ProviderError(
                 Status.WRONG_TOKEN,
                 f"This key is on the token with serial {told.serial!r}; connected is"
@@ -249,11 +453,11 @@ class Pkcs11Provider(Provider):
             )
         return told
 
-    def _holding(self, handle: int, row: Algorithm) -> _Held:
+    def _holding(self, handle: int, row: Algorithm, operation: KeyOperation) -> _Held:
         held = self._held.get(handle)
         if held is None:
             raise ProviderError(Status.HANDLE_UNKNOWN)
-        if row.name not in self._can.claimed:
+        if operation not in self._can.claimed.get(row.name, ()):
             raise RequestError(Status.NOT_SUPPORTED, f"The token does not offer {row.name}.")
         if held.row.name not in row.key_types:
             raise RequestError(Status.KEY_TYPE_MISMATCH, f"{row.name} does not take a key of type {held.row.name}.")
@@ -262,16 +466,18 @@ class Pkcs11Provider(Provider):
     def _plan(self, held: _Held, row: Algorithm, parameters: SignatureParameters) -> signatures.SigningPlan:
         if parameters.salt_length is not None:
             signatures.check_salt(row, held.row, parameters)
-        return self._plans.plan(row, parameters)
+        return self._can.plans.plan(row, parameters)
 
-    def _agreeing(self, handle: int, row: Algorithm) -> _Held:
-        held = self._holding(handle, row)
-        if row.scheme is not Scheme.ECDH:
-            raise RequestError(Status.NOT_SUPPORTED, f"This provider cannot agree with {row.name}.")
-        return held
+    def _derives(self, kdf: KdfParameters, target: KeyTarget) -> KeyType:
+        row = key_type(target.key_type)
+        if KeyOperation.DERIVE not in self._can.claimed.get(kdf.algorithm, ()):
+            raise derivation.unsupported(kdf)
+        if row.name not in self._can.secrets:
+            raise RequestError(Status.NOT_SUPPORTED, f"The token cannot derive keys of type {row.name}.")
+        return row
 
     def _use(self, held: _Held, attempt: Callable[[KeyObjects], _T]) -> _T:
-        return self._sessions.use(held.key_id, attempt, ephemeral=held.ephemeral)
+        return self._sessions.use(held.sought, attempt)
 
 
 def _nothing() -> None:

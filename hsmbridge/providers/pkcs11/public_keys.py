@@ -1,42 +1,95 @@
-"""The public half of a key: from CKA_* attributes to SubjectPublicKeyInfo (RFC 5280, 5480, 8410)."""
+"""The public half of a key: from CKA_* attributes to SubjectPublicKeyInfo and back (RFC 5280, 5480, 8410, 9881)."""
 
-from asn1crypto.core import OctetString
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509 import ObjectIdentifier
+from typing import ClassVar
+
+from asn1crypto.core import Any, ObjectIdentifier, OctetBitString, OctetString, Sequence
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.x509 import ObjectIdentifier as CurveIdentifier
 from pkcs11 import Attribute, Object
+from pkcs11.exceptions import PKCS11Error
 
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.providers.pkcs11.newer_constants import PUBLIC_KEY_INFO
+from hsmbridge.providers.pkcs11.parameter_sets import MODULE_LATTICE_AND_HASH
+
+_POINT_SIZES = {"Ed25519": 32, "Ed448": 57, "X25519": 32, "X448": 56}
+
+
+class _AlgorithmIdentifier(Sequence):  # type: ignore[misc]  # asn1crypto has no types
+    _fields: ClassVar[list[object]] = [("algorithm", ObjectIdentifier), ("parameters", Any, {"optional": True})]
+
+
+class _SubjectPublicKeyInfo(Sequence):  # type: ignore[misc]  # as above
+    _fields: ClassVar[list[object]] = [("algorithm", _AlgorithmIdentifier), ("public_key", OctetBitString)]
 
 
 def public_key_info(row: KeyType, public: Object) -> bytes:
     """SubjectPublicKeyInfo, DER. Raises ProviderError (PROVIDER_FAILED) where the token's attributes make none."""
     try:
-        key = _public_key(row, public)
+        return _public_key_info(row, public)
     except ValueError as problem:
         raise _broken_public_key(row, str(problem)) from problem
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _public_key(
-    row: KeyType, public: Object
-) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey:
+def _public_key_info(row: KeyType, public: Object) -> bytes:
     if row.family is Family.RSA:
         exponent, modulus = bytes(public[Attribute.PUBLIC_EXPONENT]), bytes(public[Attribute.MODULUS])
-        return rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus)).public_key()
+        numbers = rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus))
+        return numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if row.family in MODULE_LATTICE_AND_HASH:
+        return _encoded(row, bytes(public[Attribute.VALUE]))
     point = bytes(public[Attribute.EC_POINT])
     if row.family is Family.EC:
         size = 1 + 2 * ((row.bits + 7) // 8)
-        return ec.EllipticCurvePublicKey.from_encoded_point(curve_of(row), _unwrapped(point, size))
-    if row.parameter_set == "Ed25519":
-        return ed25519.Ed25519PublicKey.from_public_bytes(_unwrapped(point, 32))
-    return ed448.Ed448PublicKey.from_public_bytes(_unwrapped(point, 57))
+        key = ec.EllipticCurvePublicKey.from_encoded_point(curve_of(row), _unwrapped(point, size))
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _encoded(row, _unwrapped(point, _POINT_SIZES[row.parameter_set]))
+
+
+def told_public_key(row: KeyType, private: Object) -> bytes | None:
+    """The SubjectPublicKeyInfo that the private object itself tells, or None where it tells none of this type."""
+    try:
+        info = _public_key_info(row, private) if row.family is Family.RSA else bytes(private[PUBLIC_KEY_INFO])
+    except (PKCS11Error, ValueError):
+        return None
+    return info if is_of_type(row, info) else None
+
+
+def is_of_type(row: KeyType, info: bytes) -> bool:
+    """Whether a SubjectPublicKeyInfo is one of a key type."""
+    try:
+        algorithm = _SubjectPublicKeyInfo.load(info, strict=True)["algorithm"]
+        if algorithm["algorithm"].dotted != row.spki_oid:
+            return False
+        if row.family is Family.EC:
+            return bool(algorithm["parameters"].parse(ObjectIdentifier).dotted == row.ec_parameters)
+        if row.family is not Family.RSA:
+            return True
+        key = load_der_public_key(info)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size == row.bits
+
+
+def key_bits(info: bytes) -> bytes:
+    """What the bit string of a SubjectPublicKeyInfo holds. Raises ValueError."""
+    bits: object = _SubjectPublicKeyInfo.load(info, strict=True)["public_key"].native
+    if not isinstance(bits, bytes):
+        raise ValueError("no key in the SubjectPublicKeyInfo")
+    return bits
 
 
 def curve_of(row: KeyType) -> ec.EllipticCurve:
     """The curve of an EC key type."""
-    return ec.get_curve_for_oid(ObjectIdentifier(row.ec_parameters))()
+    return ec.get_curve_for_oid(CurveIdentifier(row.ec_parameters))()
+
+
+def _encoded(row: KeyType, value: bytes) -> bytes:
+    info: bytes = _SubjectPublicKeyInfo({"algorithm": {"algorithm": row.spki_oid}, "public_key": value}).dump()
+    return info
 
 
 def _unwrapped(point: bytes, size: int) -> bytes:
@@ -44,8 +97,8 @@ def _unwrapped(point: bytes, size: int) -> bytes:
     if len(point) == size:
         return point
     value: object = OctetString.load(point, strict=True).native
-    if not isinstance(value, bytes):
-        raise ValueError("CKA_EC_POINT is not an OCTET STRING")
+    if not isinstance(value, bytes) or len(value) != size:
+        raise ValueError("CKA_EC_POINT is not an OCTET STRING with a point of the curve")
     return value
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pkcs11 import Session, Token
-from pkcs11.exceptions import PKCS11Error, TokenNotPresent, UserNotLoggedIn
+from pkcs11.exceptions import DeviceError, PKCS11Error, TokenNotPresent, UserNotLoggedIn
 
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status, error
 from hsmbridge.core.secrets import Pin
@@ -30,11 +30,12 @@ from hsmbridge.providers.pkcs11.initialise import Module
 from hsmbridge.providers.pkcs11.login import (
     described,
     find_token,
+    identity_of,
     open_anchor,
     open_session,
     serial_of,
 )
-from hsmbridge.providers.pkcs11.objects import KeyObjects, find_key
+from hsmbridge.providers.pkcs11.objects import KeyObjects, Sought, find_key
 from hsmbridge.providers.pkcs11.pool import Seat, SessionPool
 from hsmbridge.providers.pkcs11.quirks import quirks_of
 
@@ -65,16 +66,20 @@ class TokenSessions:
         module, token: where they are.
         objects_lock: to be held while objects are made, destroyed or looked for; taken before a session is, so
             that who holds a session never waits for it.
-        serial, label: of the token that was opened; no other is ever used in its place.
+        serial, label: of the token that was opened.
+        identity: by which it is found again; no other token is ever used in its place.
+        quirks: of that kind of token.
     """
 
     def __init__(self, module: Module, token: Token, pin: Pin | None, size: int) -> None:
         self.module = module
         self.serial = serial_of(token)
         self.label = token.label
+        self.identity = identity_of(token)
         self.token = token
+        self.quirks = quirks_of(token)
         self.objects_lock: AbstractContextManager[object] = (
-            threading.Lock() if quirks_of(token).objects_one_by_one else nullcontext()
+            threading.Lock() if self.quirks.objects_one_by_one else nullcontext()
         )
         self._described = described(token)
         self._pin = pin
@@ -110,12 +115,13 @@ class TokenSessions:
         self._pool.give(seat)
         return result
 
-    def use(self, key_id: bytes, attempt: Callable[[KeyObjects], _T], *, ephemeral: bool = False) -> _T:
+    def use(self, sought: Sought, attempt: Callable[[KeyObjects], _T]) -> _T:
         """Do something with a key, in a session that has found it already where there is one.
 
         Raises:
             HsmBridgeError: as `run` and `objects`.
         """
+        key_id = sought.key_id
 
         def with_found(seat: Seat) -> _T:
             found = seat.keys.get(key_id)
@@ -129,36 +135,61 @@ class TokenSessions:
                 return self.run(with_found, key_id, effort)
             except _NotSoughtYet as unsought:
                 effort = unsought.effort or effort
-            self.seek(key_id, ephemeral=ephemeral)
+            self.seek(sought)
         # Sessions change hands faster than they find: the rare call that meets this keeps the lock.
         with self.objects_lock:
-            return self.run(lambda seat: attempt(self.objects(seat, key_id, ephemeral=ephemeral)), key_id, effort)
+            return self.run(lambda seat: attempt(self.objects(seat, sought)), key_id, effort)
 
-    def seek(self, key_id: bytes, *, ephemeral: bool = False) -> None:
+    def aside(
+        self, generation: int, work: Callable[[], _T], verdict: Callable[[PKCS11Error], HsmBridgeError | None]
+    ) -> _T:
+        """Do something in a session outside of the pool, once; a session of the pool keeps the module initialised.
+
+        Args:
+            generation: of the module when that session was opened.
+            work: what to do.
+            verdict: what a failure says of the data, or None.
+
+        Raises:
+            ProviderError: HANDLE_UNKNOWN where the session is gone, for the module was initialised again.
+            HsmBridgeError: by `verdict`, or what the token answered, translated.
+        """
+
+        def attempt(_: Seat) -> _T:
+            if self.module.generation != generation:
+                raise ProviderError(Status.HANDLE_UNKNOWN)
+            try:
+                return work()
+            except PKCS11Error as failure:
+                raise verdict(failure) or self._translated(failure) from failure
+
+        return self.run(attempt)
+
+    def seek(self, sought: Sought) -> None:
         """Find a key in one session, where that did not happen yet."""
         with self.objects_lock:
-            self.run(lambda seat: self.objects(seat, key_id, ephemeral=ephemeral), key_id)
+            self.run(lambda seat: self.objects(seat, sought), sought.key_id)
 
-    def objects(self, seat: Seat, key_id: bytes, *, ephemeral: bool = False) -> KeyObjects:
+    def objects(self, seat: Seat, sought: Sought) -> KeyObjects:
         """The objects of a key in this session; for who holds `objects_lock`.
 
         Raises:
             ProviderError: KEY_MATERIAL_MISSING where the token does not hold it, HANDLE_UNKNOWN for an ephemeral one.
         """
-        found = seat.keys.get(key_id)
+        found = seat.keys.get(sought.key_id)
         if found is None:
-            found = find_key(seat.session, key_id)
-            if not found.usable:
+            found = find_key(seat.session, sought)
+            if not found.usable(sought):
                 # Who is not logged in sees no private object: that is no missing key.
                 if self._pin is not None and not self.module.logged_in(seat.session):
                     raise UserNotLoggedIn
-                if ephemeral:
+                if sought.ephemeral:
                     raise ProviderError(Status.HANDLE_UNKNOWN)
                 raise ProviderError(
                     Status.KEY_MATERIAL_MISSING,
                     f"The {self._described} does not hold this key (any more); restore the token from a backup.",
                 )
-            seat.keys[key_id] = found
+            seat.keys[sought.key_id] = found
         return found
 
     def log_in(self) -> None:
@@ -178,7 +209,7 @@ class TokenSessions:
             try:
                 return attempt(self._ephemeral_seat()), self._run
             except PKCS11Error as failure:
-                if cure_for(failure) is not Cure.NEW_SESSION or not self._ephemeral_lost():
+                if self.cure(failure) is not Cure.NEW_SESSION or not self._ephemeral_lost():
                     raise self._translated(failure) from failure
             try:
                 return attempt(self._ephemeral_seat()), self._run
@@ -202,7 +233,7 @@ class TokenSessions:
         effort: _Effort,
     ) -> _T:
         while True:
-            cure = cure_for(failure)
+            cure = self.cure(failure)
             if cure is Cure.FIND_AGAIN and not effort.found_again and seat is not None:
                 effort.found_again = True
                 seat.keys.pop(key_id, None)
@@ -233,6 +264,12 @@ class TokenSessions:
             else:
                 self._pool.give(seat)
                 return result
+
+    def cure(self, failure: PKCS11Error) -> Cure:
+        """What may help on this kind of token."""
+        if self.quirks.device_error_for_data and isinstance(failure, DeviceError):
+            return Cure.NONE
+        return cure_for(failure)
 
     def _recover(self, step: int, generation: int, failure: PKCS11Error) -> bool:
         _log.warning("token %r: %s; recovering", self.label, ckr_name(failure))
@@ -275,7 +312,7 @@ class TokenSessions:
                 raise error(refused.status, refused.message, origin=refused.origin)
             if self._anchor is not None:
                 return
-            token = find_token(self.module, self.serial)
+            token = find_token(self.module, self.identity)
             try:
                 self._anchor = open_anchor(self.module, token, self._pin)
             except HsmBridgeError as refusal:

@@ -16,6 +16,8 @@ class Pkcs11Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         module: absolute path of the PKCS#11 module.
         token, serial, manufacturer, model: what the token says of itself; empty ones are not compared.
         sessions: calls that may be at the token at once. Closing a session costs more the more are open.
+        module_arguments: what the module wants to be told at C_Initialize (pReserved), such as NSS's configdir. No
+            place for secrets.
     """
 
     module: str
@@ -24,15 +26,18 @@ class Pkcs11Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     manufacturer: str = ""
     model: str = ""
     sessions: int = 8
+    module_arguments: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.sessions <= SESSIONS_MAX:
             raise RequestError(
                 Status.INVALID_CONFIGURATION, f"`sessions` is 1 to {SESSIONS_MAX}; this is {self.sessions}."
             )
+        if "\0" in self.module_arguments:
+            raise RequestError(Status.INVALID_CONFIGURATION, "`module_arguments` cannot have a NUL character.")
 
 
-def settings_from_uri(uri: str, *, module: str = "", sessions: int = 8) -> Pkcs11Settings:
+def settings_from_uri(uri: str, *, module: str = "", sessions: int = 8, module_arguments: str = "") -> Pkcs11Settings:
     """Settings from a PKCS#11 URI; `module` is used where the URI has no module-path.
 
     A pin-source is no business of the provider: whoever reads the configuration reads the PIN.
@@ -58,4 +63,5 @@ def settings_from_uri(uri: str, *, module: str = "", sessions: int = 8) -> Pkcs1
         manufacturer=parsed.manufacturer or "",
         model=parsed.model or "",
         sessions=sessions,
+        module_arguments=module_arguments,
     )

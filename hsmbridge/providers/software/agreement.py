@@ -1,4 +1,4 @@
-"""Agreement of secrets: ECDH (SP 800-56A), X25519 and X448 (RFC 7748), ML-KEM (FIPS 203)."""
+"""Agreement of secrets: ECDH (SP 800-56A), X25519 and X448 (RFC 7748), ML-KEM (FIPS 203), X-Wing."""
 
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x448, x25519
 
@@ -7,6 +7,7 @@ from hsmbridge.core.calls import Encapsulated
 from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, RequestError, Status
 from hsmbridge.providers.software.bound_key import BoundKey, mismatch, public_half_only
 from hsmbridge.providers.software.material import KeyMaterial, KeyPair, public_key_from
+from hsmbridge.providers.software.xwing import XWingPrivateKey, XWingPublicKey
 
 
 def _wrong_peer(row: Algorithm) -> HsmBridgeError:
@@ -87,6 +88,34 @@ class MlKem(BoundKey):
 
     def encapsulate(self) -> Encapsulated:
         secret, ciphertext = self._public.encapsulate()
+        return Encapsulated(ciphertext, secret)
+
+    def decapsulate(self, ciphertext: bytes) -> bytes:
+        if self._private is None:
+            raise public_half_only(self._row)
+        try:
+            return self._private.decapsulate(ciphertext)
+        except ValueError:
+            raise DecryptionFailed(Status.DECRYPTION_FAILED) from None
+
+
+class XWing(BoundKey):
+    """X-Wing. Its X25519 half refuses points of small order; otherwise it rejects implicitly, as ML-KEM does."""
+
+    __slots__ = ("_private", "_public")
+
+    def __init__(self, material: KeyMaterial, row: Algorithm) -> None:
+        super().__init__(material, row)
+        if not isinstance(material, KeyPair) or not isinstance(material.public, XWingPublicKey):
+            raise mismatch(row)
+        self._public = material.public
+        self._private = material.private if isinstance(material.private, XWingPrivateKey) else None
+
+    def encapsulate(self) -> Encapsulated:
+        try:
+            ciphertext, secret = self._public.encapsulate()
+        except ValueError:
+            raise _useless_peer() from None
         return Encapsulated(ciphertext, secret)
 
     def decapsulate(self, ciphertext: bytes) -> bytes:

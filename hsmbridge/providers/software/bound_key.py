@@ -30,6 +30,14 @@ class BoundKey:
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         raise self._cannot("decrypt")
 
+    def wrap(self, value: bytes, iv: bytes, aad: bytes) -> bytes:
+        """Encrypt the value of a key."""
+        raise self._cannot("wrap keys")
+
+    def unwrap(self, wrapped: bytes, iv: bytes, aad: bytes) -> bytes:
+        """The value that was wrapped. Raises DecryptionFailed whatever is wrong with it."""
+        raise self._cannot("unwrap keys")
+
     def encapsulate(self) -> Encapsulated:
         raise self._cannot("encapsulate")
 

@@ -26,7 +26,8 @@ _AES_BLOCK = 16
 _OPENSSL_MAX = (1 << 31) - 1
 
 
-def _failed() -> DecryptionFailed:
+def failed() -> DecryptionFailed:
+    """What every wrong ciphertext is answered with."""
     return DecryptionFailed(Status.DECRYPTION_FAILED)
 
 
@@ -34,14 +35,16 @@ def _too_large(row: Algorithm, most: int) -> HsmBridgeError:
     return LimitError(Status.DATA_TOO_LARGE, f"{row.name} encrypts at most {most} bytes at once with this key.")
 
 
-def _check_nonce(row: Algorithm, nonce: bytes) -> None:
+def check_nonce(row: Algorithm, nonce: bytes) -> None:
+    """Refuse a nonce of the wrong size. Raises RequestError (INVALID_ARGUMENT)."""
     if len(nonce) != row.nonce_size:
         raise RequestError(
             Status.INVALID_ARGUMENT, f"{row.name} takes a nonce of {row.nonce_size} bytes; this one has {len(nonce)}."
         )
 
 
-def _refuse_aad(row: Algorithm, aad: bytes) -> None:
+def refuse_aad(row: Algorithm, aad: bytes) -> None:
+    """Refuse associated data. Raises RequestError (INVALID_ARGUMENT)."""
     if aad:
         raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} authenticates no associated data.")
 
@@ -71,7 +74,7 @@ class _Aead(BoundKey):
         return _OPENSSL_MAX - self._tag_size
 
     def encrypt(self, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
-        _check_nonce(self._row, nonce)
+        check_nonce(self._row, nonce)
         if len(plaintext) > self._most:
             raise _too_large(self._row, self._most)
         sealed = self._cipher.encrypt(nonce, plaintext, aad)
@@ -79,13 +82,21 @@ class _Aead(BoundKey):
         return Encrypted(nonce, sealed[:end], sealed[end:])
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
-        _check_nonce(self._row, nonce)
+        check_nonce(self._row, nonce)
         if len(tag) != self._tag_size or len(ciphertext) > self._most:
-            raise _failed()
+            raise failed()
         try:
             return self._cipher.decrypt(nonce, ciphertext + tag, aad)
         except InvalidTag:
-            raise _failed() from None
+            raise failed() from None
+
+    def wrap(self, value: bytes, iv: bytes, aad: bytes) -> bytes:
+        sealed = self.encrypt(iv, value, aad)
+        return sealed.ciphertext + sealed.tag
+
+    def unwrap(self, wrapped: bytes, iv: bytes, aad: bytes) -> bytes:
+        end = max(len(wrapped) - self._tag_size, 0)
+        return self.decrypt(iv, wrapped[:end], aad, wrapped[end:])
 
 
 class Gcm(_Aead):
@@ -101,7 +112,7 @@ class Gcm(_Aead):
     def encrypt(self, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
         if len(plaintext) < self._large:
             return super().encrypt(nonce, plaintext, aad)
-        _check_nonce(self._row, nonce)
+        check_nonce(self._row, nonce)
         context = Cipher(self._aes, modes.GCM(nonce)).encryptor()
         context.authenticate_additional_data(aad)
         ciphertext = _run(context, plaintext)
@@ -110,15 +121,15 @@ class Gcm(_Aead):
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         if len(ciphertext) < self._large:
             return super().decrypt(nonce, ciphertext, aad, tag)
-        _check_nonce(self._row, nonce)
+        check_nonce(self._row, nonce)
         if len(tag) != self._tag_size:
-            raise _failed()
+            raise failed()
         context = Cipher(self._aes, modes.GCM(nonce, tag)).decryptor()
         context.authenticate_additional_data(aad)
         try:
             return _run(context, ciphertext)
         except InvalidTag:
-            raise _failed() from None
+            raise failed() from None
 
 
 class Ccm(_Aead):
@@ -168,15 +179,15 @@ class _AesMode(BoundKey):
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         cipher = self._cipher(nonce, aad)
         if tag:
-            raise _failed()
+            raise failed()
         try:
             return self._unpad(_run(cipher.decryptor(), ciphertext))
         except ValueError:
-            raise _failed() from None
+            raise failed() from None
 
     def _cipher(self, nonce: bytes, aad: bytes) -> Cipher[_Mode]:
-        _check_nonce(self._row, nonce)
-        _refuse_aad(self._row, aad)
+        check_nonce(self._row, nonce)
+        refuse_aad(self._row, aad)
         return Cipher(self._aes, self._mode(nonce))
 
 
@@ -240,8 +251,8 @@ class RsaOaep(BoundKey):
         self._most = self._public.key_size // 8 - 2 * hash_.digest_size - 2
 
     def encrypt(self, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
-        _check_nonce(self._row, nonce)
-        _refuse_aad(self._row, aad)
+        check_nonce(self._row, nonce)
+        refuse_aad(self._row, aad)
         if len(plaintext) > self._most:
             raise _too_large(self._row, self._most)
         return Encrypted(b"", self._public.encrypt(plaintext, self._padding))
@@ -249,11 +260,17 @@ class RsaOaep(BoundKey):
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         if self._private is None:
             raise public_half_only(self._row)
-        _check_nonce(self._row, nonce)
-        _refuse_aad(self._row, aad)
+        check_nonce(self._row, nonce)
+        refuse_aad(self._row, aad)
         if tag:
-            raise _failed()
+            raise failed()
         try:
             return self._private.decrypt(ciphertext, self._padding)
         except ValueError:
-            raise _failed() from None
+            raise failed() from None
+
+    def wrap(self, value: bytes, iv: bytes, aad: bytes) -> bytes:
+        return self.encrypt(iv, value, aad).ciphertext
+
+    def unwrap(self, wrapped: bytes, iv: bytes, aad: bytes) -> bytes:
+        return self.decrypt(iv, wrapped, aad, b"")

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, rsa, x448, x25519
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.key_types import Family, KeyType
-from hsmbridge.providers.software.material import KeyMaterial, KeyPair, SecretKey
+from hsmbridge.providers.software.material import KeyMaterial, KeyPair, PrivateKey, PublicKey, SecretKey
+from hsmbridge.providers.software.xwing import XWingPrivateKey, XWingPublicKey
 
 _PUBLIC_EXPONENT = 65537
 
@@ -49,9 +49,9 @@ def check_derivable(row: KeyType) -> None:
 class _AsymmetricFamily(Protocol):
     def supports(self, row: KeyType) -> bool: ...
 
-    def generate(self, row: KeyType) -> PrivateKeyTypes: ...
+    def generate(self, row: KeyType) -> PrivateKey: ...
 
-    def fits(self, row: KeyType, public: PublicKeyTypes) -> bool: ...
+    def fits(self, row: KeyType, public: PublicKey) -> bool: ...
 
 
 def _family(row: KeyType) -> _AsymmetricFamily:
@@ -65,10 +65,10 @@ class _Rsa:
     def supports(self, row: KeyType) -> bool:
         return True
 
-    def generate(self, row: KeyType) -> PrivateKeyTypes:
+    def generate(self, row: KeyType) -> PrivateKey:
         return rsa.generate_private_key(_PUBLIC_EXPONENT, row.bits)
 
-    def fits(self, row: KeyType, public: PublicKeyTypes) -> bool:
+    def fits(self, row: KeyType, public: PublicKey) -> bool:
         return isinstance(public, rsa.RSAPublicKey) and public.key_size == row.bits
 
 
@@ -82,27 +82,27 @@ class _Ec:
     def supports(self, row: KeyType) -> bool:
         return row.parameter_set in self._curves
 
-    def generate(self, row: KeyType) -> PrivateKeyTypes:
+    def generate(self, row: KeyType) -> PrivateKey:
         return ec.generate_private_key(self._curves[row.parameter_set])
 
-    def fits(self, row: KeyType, public: PublicKeyTypes) -> bool:
+    def fits(self, row: KeyType, public: PublicKey) -> bool:
         return isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name == row.parameter_set
 
 
 class _ParameterSets:
     """A family whose parameter sets are classes of their own: parameter set → (generate, class of public key)."""
 
-    def __init__(self, sets: Mapping[str, tuple[Callable[[], PrivateKeyTypes], type]]) -> None:
+    def __init__(self, sets: Mapping[str, tuple[Callable[[], PrivateKey], type]]) -> None:
         self._sets = sets
 
     def supports(self, row: KeyType) -> bool:
         return row.parameter_set in self._sets
 
-    def generate(self, row: KeyType) -> PrivateKeyTypes:
+    def generate(self, row: KeyType) -> PrivateKey:
         make, _ = self._sets[row.parameter_set]
         return make()
 
-    def fits(self, row: KeyType, public: PublicKeyTypes) -> bool:
+    def fits(self, row: KeyType, public: PublicKey) -> bool:
         _, public_class = self._sets[row.parameter_set]
         return isinstance(public, public_class)
 
@@ -136,5 +136,6 @@ _FAMILIES: Mapping[Family, _AsymmetricFamily] = MappingProxyType(
                 "ML-KEM-1024": (mlkem.MLKEM1024PrivateKey.generate, mlkem.MLKEM1024PublicKey),
             }
         ),
+        Family.HYBRID_KEM: _ParameterSets({"X-Wing": (XWingPrivateKey.generate, XWingPublicKey)}),
     }
 )

@@ -2,7 +2,7 @@
 
 The stored form, which the store's seal encrypts, is one format byte and then
     0x01  the value of a secret key;
-    0x02  a private key: PKCS#8 in DER, ML-DSA and ML-KEM as their seed (RFC 5958, RFC 9881, RFC 9935);
+    0x02  a private key: PKCS#8 in DER, ML-DSA, ML-KEM and X-Wing as their seed (RFC 5958, RFC 9881, RFC 9935);
     0x03  a public key alone: SubjectPublicKeyInfo in DER (RFC 5280).
 """
 
@@ -20,7 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from hsmbridge.core.errors import RequestError, Status, StoreError
+from hsmbridge.core.errors import KeyUseError, RequestError, Status, StoreError
+from hsmbridge.providers.software import xwing
+
+PrivateKey = PrivateKeyTypes | xwing.XWingPrivateKey
+PublicKey = PublicKeyTypes | xwing.XWingPublicKey
 
 _SECRET = 0x01
 _PRIVATE = 0x02
@@ -55,28 +59,46 @@ class KeyPair:
 
     __slots__ = ("private", "public")
 
-    def __init__(self, private: PrivateKeyTypes | None, public: PublicKeyTypes) -> None:
+    def __init__(self, private: PrivateKey | None, public: PublicKey) -> None:
         self.private = private
         self.public = public
 
     @classmethod
-    def of(cls, private: PrivateKeyTypes) -> "KeyPair":
+    def of(cls, private: PrivateKey) -> "KeyPair":
         return cls(private, private.public_key())
 
     @property
     def public_key(self) -> bytes:
         """SubjectPublicKeyInfo in DER."""
+        if isinstance(self.public, xwing.XWingPublicKey):
+            return self.public.spki()
         return self.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def stored(self) -> bytes:
         """The stored form."""
+        pkcs8 = self.pkcs8()
+        return bytes((_PUBLIC,)) + self.public_key if pkcs8 is None else bytes((_PRIVATE,)) + pkcs8
+
+    def pkcs8(self) -> bytes | None:
+        """The private key as PrivateKeyInfo in DER, or None where only the public one is there."""
         if self.private is None:
-            return bytes((_PUBLIC,)) + self.public_key
-        pkcs8 = self.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return bytes((_PRIVATE,)) + pkcs8
+            return None
+        if isinstance(self.private, xwing.XWingPrivateKey):
+            return self.private.pkcs8()
+        return self.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
 KeyMaterial = SecretKey | KeyPair
+
+
+def to_wrap(material: KeyMaterial) -> bytes:
+    """What of a key is wrapped: its value, or PKCS#8 in DER. Raises KeyUseError for a public key alone."""
+    value = bytes(material.value) if isinstance(material, SecretKey) else material.pkcs8()
+    if value is None:
+        raise KeyUseError(
+            Status.KEY_OPERATION_NOT_PERMITTED, "Only the public half of this key is here; there is nothing to wrap."
+        )
+    return value
 
 
 def from_stored(stored: bytes) -> KeyMaterial:
@@ -124,16 +146,19 @@ def public_key_from(spki: bytes) -> PublicKeyTypes:
 
 
 def _trusted_private_key(pkcs8: bytes) -> KeyPair:
+    hybrid = xwing.private_key(pkcs8)
+    if hybrid is not None:
+        return KeyPair.of(hybrid)
     # The seal has authenticated it, and checking an RSA key takes longer than a hundred signatures.
     return KeyPair.of(load_der_private_key(pkcs8, None, unsafe_skip_rsa_key_validation=True))
 
 
 def _private_key(pkcs8: bytes) -> KeyPair:
-    return KeyPair.of(load_der_private_key(pkcs8, None))
+    return KeyPair.of(xwing.private_key(pkcs8) or load_der_private_key(pkcs8, None))
 
 
 def _public_key(spki: bytes) -> KeyPair:
-    return KeyPair(None, load_der_public_key(spki))
+    return KeyPair(None, xwing.public_key(spki) or load_der_public_key(spki))
 
 
 _STORED: Mapping[int, Callable[[bytes], KeyMaterial]] = MappingProxyType(

@@ -19,11 +19,13 @@ from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
 from hsmbridge.core.params import (
     DEFAULT_SIGNATURE,
     X963,
+    Argon2id,
     Hkdf,
     KbkdfCounter,
     KdfParameters,
     Pbkdf2,
     Scrypt,
+    Tls12Prf,
     Tls13ExpandLabel,
 )
 from hsmbridge.providers.software import families
@@ -34,18 +36,23 @@ from hsmbridge.providers.software.material import KeyMaterial, KeyPair
 from hsmbridge.providers.software.schemes import SCHEMES
 
 _MESSAGE = b"hsmbridge self-check"
+_VALUE = bytes(16)
 _LACKS = (UnsupportedAlgorithm, InternalError, ValueError, HsmBridgeError)
 """What it looks like when the library, or OpenSSL under the policy of the machine, does not have something."""
 
 # Making an RSA key takes longer than all the rest; these primes are published here and protect nothing.
 _P = int(
-    "e32febc3df3c9db941765adcd1337c2a2dd5211bee68ca924ad91510dcf760b74a37ae956a577d7f"
-    "f17192bab8faf8302ae904962cf968eea37e2d3d74443c310ca6714bfd656944864e642e74daa7e7",
+    "c06a1a073303f75479dc25c4d16f3fbc520cb17971858dc2fea6daad2bbae8c0f79fe7bc1c5d4956"
+    "b8ba2b8832f28a734ee060e650b91ffcc0bab5887072c79758b8341c8731173cd2ff70292db62a5b"
+    "0fda4722f0527679ed925dffa5a9feb9d5d4e0e8b3e523398b00541c6db98d4eae35fa53da4b65c9"
+    "04b7bda16e0ea607",
     16,
 )
 _Q = int(
-    "c5d31a3093a5e74370950749ca9ad8426173e15d9ef080e2fded26a99aabda4097676cc0cf260a6e"
-    "2ecd1c3c4bf34a5b5a0f4524eae329243a11a26c83d346435ab023aaf7a979c83dd36036d75059d7",
+    "b659cfa42f89c2cc8db6701e93fb7b0d9c3c723bdcaa065aa87a4b61cf743eae21b36e1a409e270a"
+    "9e8e942e410b12f94e8de2e5abb19787b4df51b03f29853aed39d580ceb8caa3d2b80331505fc44b"
+    "83f0166c2a6f232e2f930a0b211b8bcddaebd8a3e3bc3635418e749a54c4d1619264ce7c75156266"
+    "eba97edaed6074d9",
     16,
 )
 
@@ -109,6 +116,15 @@ def _encrypts(key: BoundKey, row: Algorithm, _material: KeyMaterial) -> bool:
     return key.decrypt(sealed.nonce, sealed.ciphertext, b"", sealed.tag) == _MESSAGE
 
 
+def _wraps(key: BoundKey, row: Algorithm, _material: KeyMaterial) -> bool:
+    iv = bytes(row.nonce_size)
+    return key.unwrap(key.wrap(_VALUE, iv, b""), iv, b"") == _VALUE
+
+
+def _encrypts_and_wraps(key: BoundKey, row: Algorithm, material: KeyMaterial) -> bool:
+    return _encrypts(key, row, material) and _wraps(key, row, material)
+
+
 def _encapsulates(key: BoundKey, _row: Algorithm, _material: KeyMaterial) -> bool:
     made = key.encapsulate()
     return key.decapsulate(made.ciphertext) == made.secret
@@ -122,9 +138,10 @@ _TRIALS: Mapping[Kind, Callable[[BoundKey, Algorithm, KeyMaterial], bool]] = Map
     {
         Kind.SIGNATURE: _signs,
         Kind.MAC: _signs,
-        Kind.AEAD: _encrypts,
+        Kind.AEAD: _encrypts_and_wraps,
         Kind.CIPHER: _encrypts,
-        Kind.PUBLIC_KEY_ENCRYPTION: _encrypts,
+        Kind.PUBLIC_KEY_ENCRYPTION: _encrypts_and_wraps,
+        Kind.KEY_WRAP: _wraps,
         Kind.KEM: _encapsulates,
         Kind.KEY_AGREEMENT: _agrees,
     }
@@ -136,6 +153,8 @@ _KDF_TRIALS: Mapping[Scheme, Callable[..., KdfParameters]] = MappingProxyType(
         Scheme.KBKDF_COUNTER: KbkdfCounter,
         Scheme.X963: X963,
         Scheme.SCRYPT: partial(Scrypt, salt=_MESSAGE, cost=2),
+        Scheme.ARGON2ID: partial(Argon2id, salt=_MESSAGE, iterations=1, lanes=1, memory=8),
+        Scheme.TLS12_PRF: partial(Tls12Prf, label=_MESSAGE, seed=_MESSAGE),
         Scheme.TLS13_EXPAND_LABEL: partial(Tls13ExpandLabel, label=_MESSAGE),
     }
 )

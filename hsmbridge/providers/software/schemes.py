@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from hsmbridge.core.algorithms import Scheme
-from hsmbridge.providers.software import agreement, ciphers, macs, signatures
+from hsmbridge.providers.software import agreement, ciphers, hpke, macs, signatures, wrapping
 from hsmbridge.providers.software.bound_key import BoundKey
 
 SCHEMES: Mapping[Scheme, type[BoundKey]] = MappingProxyType(
@@ -26,5 +26,10 @@ SCHEMES: Mapping[Scheme, type[BoundKey]] = MappingProxyType(
         Scheme.ECDH: agreement.Ecdh,
         Scheme.XDH: agreement.Xdh,
         Scheme.ML_KEM: agreement.MlKem,
+        Scheme.X_WING: agreement.XWing,
+        Scheme.HPKE: hpke.Hpke,
+        Scheme.KEY_WRAP: wrapping.AesKw,
+        Scheme.KEY_WRAP_PADDED: wrapping.AesKwp,
+        Scheme.RSA_AES_KEY_WRAP: wrapping.RsaAesKeyWrap,
     }
 )

@@ -6,6 +6,9 @@ from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.params import SignatureParameters
 
+MU_SIZE = 64
+"""Bytes of the message representative of ML-DSA (FIPS 204 algorithm 7)."""
+
 
 def check_parameters(
     row: Algorithm,
@@ -13,6 +16,7 @@ def check_parameters(
     message: bytes,
     *,
     context: bool = False,
+    mu: bool = False,
     salt: bool = False,
     digest: HashAlgorithm | None = None,
 ) -> None:
@@ -23,11 +27,19 @@ def check_parameters(
         parameters: what the caller asked for.
         message: what is to be signed; a digest where the parameters say so.
         context: the algorithm takes a context string.
+        mu: it takes the message representative in place of the message.
         salt: it takes a salt of a given length.
         digest: the hash whose digest it signs, or None where it must see the message itself.
     """
     if parameters.context and not context:
         raise _refused(f"{row.name} takes no context string.")
+    if parameters.external_mu:
+        if not mu:
+            raise _refused(f"{row.name} takes the message itself; external_mu is for ML-DSA.")
+        if len(message) != MU_SIZE:
+            raise _refused(
+                f"The message representative of {row.name} has {MU_SIZE} bytes; this one has {len(message)}."
+            )
     if parameters.salt_length is not None and not salt:
         raise _refused(f"{row.name} has no salt; salt_length is for RSASSA-PSS.")
     if parameters.digest_signing:

@@ -148,7 +148,7 @@ class EdDsa(BoundKey):
 
 
 class MlDsa(BoundKey):
-    """ML-DSA, hedged, with the context of the parameters."""
+    """ML-DSA, hedged, with the context of the parameters, or of the message representative that the caller gives."""
 
     __slots__ = ("_private", "_public")
 
@@ -169,12 +169,17 @@ class MlDsa(BoundKey):
     def sign(self, message: bytes, parameters: SignatureParameters) -> bytes:
         if self._private is None:
             raise public_half_only(self._row)
-        check_parameters(self._row, parameters, message, context=True)
+        check_parameters(self._row, parameters, message, context=True, mu=True)
+        if parameters.external_mu:
+            return self._private.sign_mu(message)
         return self._private.sign(message, parameters.context)
 
     def verify(self, message: bytes, signature: bytes, parameters: SignatureParameters) -> None:
-        check_parameters(self._row, parameters, message, context=True)
+        check_parameters(self._row, parameters, message, context=True, mu=True)
         try:
-            self._public.verify(signature, message, parameters.context)
+            if parameters.external_mu:
+                self._public.verify_mu(signature, message)
+            else:
+                self._public.verify(signature, message, parameters.context)
         except InvalidSignature:
             raise SignatureInvalid(Status.SIGNATURE_INVALID) from None

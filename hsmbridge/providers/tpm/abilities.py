@@ -4,14 +4,17 @@ It names its algorithms, curves and commands (TPM2_GetCapability) and judges key
 properties are those of the TPM 2.0 library specification part 2 section 6.13.
 """
 
-from tpm2_pytss import TPM2_ALG, TPM2_PT, TPMT_PUBLIC_PARMS, TSS2_Exception
+from tpm2_pytss import TPM2_ALG, TPM2_CC, TPM2_PT, TPMT_PUBLIC_PARMS, TSS2_Exception
 
 from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation
 from hsmbridge.core.calls import Claim, Description, TokenIdentity
 from hsmbridge.core.key_types import KEY_TYPES
 from hsmbridge.core.policy import Protection
+from hsmbridge.providers.tpm.adoption import DUPLICATE_FORMAT
 from hsmbridge.providers.tpm.connection import FIRST_FIXED_PROPERTY, Connection
+from hsmbridge.providers.tpm.device import Opened
 from hsmbridge.providers.tpm.errors import Trouble, trouble
+from hsmbridge.providers.tpm.lockout import lockout_state
 from hsmbridge.providers.tpm.schemes import COMMANDS, does, hash_id
 from hsmbridge.providers.tpm.settings import TpmSettings
 from hsmbridge.providers.tpm.storage_root import StorageRoot
@@ -24,6 +27,7 @@ _VENDOR_STRINGS = range(0x106, 0x10A)
 _NOTES = (
     "Keys are in the store, wrapped by the TPM, which stores nothing but its storage root key.",
     "Destroying a key erases it in the store, and cannot revoke copies of the wrapped key, as in backups.",
+    "A key that was adopted at a persistent handle stays there when it is destroyed here.",
     "Keys are wrapped under a storage key of 128 bits of strength, also where they are longer.",
     "RSASSA-PSS has the salt length that the TPM chooses; where that is not the length of the hash, signing refuses.",
     "A TPM is slow: digests, MACs and AES-CFB of long data take about a millisecond a kibibyte on a chip.",
@@ -36,27 +40,50 @@ _NOTE_GUARDED = (
     "The storage root key was not made with NODA: after a power failure its use may count against the TPM's"
     " dictionary-attack lockout, and a lockout stops it."
 )
+_NOTE_ENCRYPTED = "Parameters that carry secrets are encrypted on the way to the TPM, in a session salted by"
+_NOTE_UNPINNED = (
+    "who stands between hsmbridge and the TPM from the beginning could give another; srk_name in the configuration"
+    " pins it."
+)
+
+TSS2_FORMAT = "tss2"
+EXPORTS = (TSS2_FORMAT, DUPLICATE_FORMAT)
 
 
-def describe(connection: Connection, root: StorageRoot, settings: TpmSettings) -> Description:
+def describe(opened: Opened, settings: TpmSettings) -> Description:
     """Ask the TPM. Raises TSS2_Exception."""
+    connection = opened.connection
     key_types = _key_types(connection)
-    notes = list(_NOTES)
-    if not settings.managed:
-        notes.append(_NOTE_SHARED)
-    if root.guarded:
-        notes.append(_NOTE_GUARDED)
+    commands = connection.commands()
+    exports = EXPORTS if int(TPM2_CC.Duplicate) in commands else (TSS2_FORMAT,)
     return Description(
         scheme="tpm",
-        token=_identity(connection, root),
+        token=_identity(connection, opened.root),
         key_types=key_types,
-        imports=(),
+        imports=key_types if int(TPM2_CC.Import) in commands else (),
         claims=_claims(connection, frozenset(key_types)),
         random=True,
         lists=False,
         protection=Protection.TOKEN,
-        notes=tuple(notes),
+        notes=notes(opened, settings),
+        adopts=True,
+        attests=int(TPM2_CC.Certify) in commands,
+        exports=exports,
     )
+
+
+def notes(opened: Opened, settings: TpmSettings) -> tuple[str, ...]:
+    """What an operator should know, now. Raises TSS2_Exception."""
+    found = list(_NOTES)
+    if not settings.managed:
+        found.append(_NOTE_SHARED)
+    if opened.root.guarded:
+        found.append(_NOTE_GUARDED)
+    if settings.parameter_encryption:
+        pinned = "which is pinned." if settings.srk_name else _NOTE_UNPINNED
+        found.append(f"{_NOTE_ENCRYPTED} the storage root key {opened.root.name.hex()}; {pinned}")
+    found.append(lockout_state(opened.connection).note())
+    return tuple(found)
 
 
 def _key_types(connection: Connection) -> tuple[str, ...]:

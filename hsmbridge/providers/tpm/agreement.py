@@ -17,7 +17,7 @@ def agree_secret(use: KeyUse, peer_public_key: bytes) -> bytes:
     point = _point(use, peer_public_key)
 
     def command(opened: Opened) -> TPM2B_ECC_POINT:
-        return opened.esapi.ecdh_zgen(use.object(opened), point)
+        return opened.esapi.ecdh_zgen(use.object(opened), point, session1=opened.secrecy.authorising)
 
     return shared_x(use.tpm.run(command, _verdict), field_size(use.key.row))
 

@@ -41,15 +41,18 @@ class Limits:
 class Connection:
     """An ESAPI context that answers. Not thread-safe, as ESAPI is not."""
 
-    def __init__(self, settings: TpmSettings) -> None:
-        """Connect and flush. Raises ProviderError (TOKEN_NOT_PRESENT), RequestError (INVALID_CONFIGURATION)."""
+    def __init__(self, settings: TpmSettings, *, flush: bool = True) -> None:
+        """Connect, and flush where that is for us to do.
+
+        Raises ProviderError (TOKEN_NOT_PRESENT), RequestError (INVALID_CONFIGURATION).
+        """
         self._settings = settings
         self.esapi = _open(settings)
         try:
             self._resets = self._started()
             self.limits = self._limits()
-            if not settings.managed:
-                self._flush_all()
+            if flush:
+                self.flush_all()
         except TSS2_Exception as failure:
             self.abandon()
             raise translate(failure) from failure
@@ -117,7 +120,10 @@ class Connection:
         clock = time.clockInfo
         return int(clock.resetCount), int(clock.restartCount)
 
-    def _flush_all(self) -> None:
+    def flush_all(self) -> None:
+        """Empty all object and session slots, unless a resource manager does. Raises TSS2_Exception."""
+        if self._settings.managed:
+            return
         # ESAPI flushes what it knows, and gets to know an object by reading its public area, which a sequence lacks.
         # So the command goes out by itself (part 3 section 28.4); a handle that is gone by now is answered, and fine.
         for first in (_TRANSIENT_FIRST, _LOADED_SESSION_FIRST, _ACTIVE_SESSION_FIRST):

@@ -18,6 +18,7 @@ from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.providers.tpm.cache import LoadedKeys, StateLost
 from hsmbridge.providers.tpm.connection import Connection, Limits
 from hsmbridge.providers.tpm.errors import Trouble, base_code, locked_out, origin, translate, trouble
+from hsmbridge.providers.tpm.secrecy import Secrecy
 from hsmbridge.providers.tpm.settings import TpmSettings
 from hsmbridge.providers.tpm.storage_root import StorageRoot, storage_root
 
@@ -39,6 +40,7 @@ class Opened:
     esapi: ESAPI
     root: StorageRoot
     keys: LoadedKeys
+    secrecy: Secrecy
 
     @property
     def limits(self) -> Limits:
@@ -52,9 +54,15 @@ Verdict = Callable[[TSS2_Exception], HsmBridgeError | None]
 class Tpm:
     """A TPM that is there, or will be again. Thread-safe."""
 
-    def __init__(self, settings: TpmSettings) -> None:
-        """Connect. Raises what `run` raises."""
+    def __init__(self, settings: TpmSettings, *, guest: bool = False) -> None:
+        """Connect. Raises what `run` raises.
+
+        Args:
+            settings: which TPM.
+            guest: something else may own the TPM, so what is in its slots is left there as long as there is room.
+        """
         self._settings = settings
+        self._guest = guest
         self._lock = Lock()
         self._opened: Opened | None = None
         self.serial = ""
@@ -101,13 +109,15 @@ class Tpm:
         with self._lock:
             if self._opened is not None:
                 self._opened.keys.clear()
+                self._opened.secrecy.drop()
                 self._opened.connection.close()
                 self._opened = None
 
     def _open(self) -> Opened:
-        connection = Connection(self._settings)
+        connection = Connection(self._settings, flush=not self._guest)
         try:
             root = storage_root(connection, self._settings.srk_handle)
+            root.check_pinned(self._settings.srk_name)
         except TSS2_Exception as failure:
             explained = _explain(connection, failure, None)
             connection.abandon()
@@ -115,7 +125,9 @@ class Tpm:
         except HsmBridgeError:
             connection.abandon()
             raise
-        self._opened = Opened(connection, connection.esapi, root, LoadedKeys(connection.esapi, root))
+        esapi = connection.esapi
+        secrecy = Secrecy(esapi, root.handle, encrypts=self._settings.parameter_encryption)
+        self._opened = Opened(connection, esapi, root, LoadedKeys(esapi, root), secrecy)
         self.serial = root.serial
         return self._opened
 
@@ -138,9 +150,13 @@ class Tpm:
         elif kind is Trouble.NO_ROOM:
             opened.keys.release_all()
             again = recovery.wait()
+            if not again and self._guest and recovery.once(kind):
+                opened.connection.flush_all()
+                again = True
         elif kind is Trouble.STALE:
             # Another program may have flushed our objects: nothing keeps it from that without a resource manager.
             opened.keys.clear()
+            opened.secrecy.drop()
             again = recovery.once(kind)
         else:
             again = False
@@ -150,6 +166,7 @@ class Tpm:
     def _recover_state(self, opened: Opened, recovery: "_Recovery") -> None:
         if self._same_tpm(opened):
             opened.keys.clear()
+            opened.secrecy.drop()
         else:
             self._abandon()
         if not recovery.once(Trouble.STALE):

@@ -22,7 +22,7 @@ _NOT_DECRYPTED = frozenset(
 
 def encrypt_oaep(use: KeyUse, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
     """OAEP with an empty label. Raises LimitError (DATA_TOO_LARGE), RequestError (INVALID_ARGUMENT)."""
-    _check(use.row, nonce, aad)
+    check(use.row, nonce, aad)
     limit = oaep_limit(use.row, use.key.row)
     if len(plaintext) > limit:
         raise LimitError(Status.DATA_TOO_LARGE, f"{use.row.name} encrypts at most {limit} bytes at once with this key.")
@@ -30,40 +30,45 @@ def encrypt_oaep(use: KeyUse, nonce: bytes, plaintext: bytes, aad: bytes) -> Enc
     message = bytes(plaintext)
 
     def command(opened: Opened) -> bytes:
-        return bytes(opened.esapi.rsa_encrypt(use.object(opened), message, scheme))
+        key = use.object(opened)
+        return bytes(opened.esapi.rsa_encrypt(key, message, scheme, session1=opened.secrecy.covering))
 
     return Encrypted(b"", use.tpm.run(command).rjust(field_size(use.key.row), b"\0"))
 
 
 def decrypt_oaep(use: KeyUse, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
     """Raises DecryptionFailed, RequestError (INVALID_ARGUMENT)."""
-    _check(use.row, nonce, aad)
+    check(use.row, nonce, aad)
     if tag or len(ciphertext) != field_size(use.key.row):
         raise DecryptionFailed(Status.DECRYPTION_FAILED)
     scheme = DECRYPTION_SCHEMES[use.row.name]
     encrypted = bytes(ciphertext)
 
     def command(opened: Opened) -> bytes:
-        return bytes(opened.esapi.rsa_decrypt(use.object(opened), encrypted, scheme))
+        key = use.object(opened)
+        return bytes(opened.esapi.rsa_decrypt(key, encrypted, scheme, session1=opened.secrecy.authorising))
 
     return use.tpm.run(command, _verdict)
 
 
 def encrypt_cfb(use: KeyUse, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
     """Raises RequestError (INVALID_ARGUMENT)."""
-    _check(use.row, nonce, aad)
-    return Encrypted(nonce, _cfb(use, nonce, plaintext, decrypt=False))
+    check(use.row, nonce, aad)
+    ciphertext, _ = cfb(use, nonce, plaintext, decrypt=False)
+    return Encrypted(nonce, ciphertext)
 
 
 def decrypt_cfb(use: KeyUse, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
     """Raises DecryptionFailed for a tag, of which CFB has none, RequestError (INVALID_ARGUMENT)."""
-    _check(use.row, nonce, aad)
+    check(use.row, nonce, aad)
     if tag:
         raise DecryptionFailed(Status.DECRYPTION_FAILED)
-    return _cfb(use, nonce, ciphertext, decrypt=True)
+    plaintext, _ = cfb(use, nonce, ciphertext, decrypt=True)
+    return plaintext
 
 
-def _cfb(use: KeyUse, iv: bytes, data: bytes, *, decrypt: bool) -> bytes:
+def cfb(use: KeyUse, iv: bytes, data: bytes, *, decrypt: bool) -> tuple[bytes, bytes]:
+    """The result, and the initialisation vector for what follows whole blocks."""
     # A command at a time, so that other keys have their turn in between; an empty message is a command too.
     done = bytearray()
     while True:
@@ -71,15 +76,16 @@ def _cfb(use: KeyUse, iv: bytes, data: bytes, *, decrypt: bool) -> bytes:
 
         def command(opened: Opened, start: int = start, before: bytes = before) -> tuple[bytes, bytes]:
             piece = bytes(data[start : start + opened.limits.input_buffer])
-            return sequences.cfb(opened.esapi, use.object(opened), before, piece, decrypt=decrypt)
+            return sequences.cfb(opened, use.object(opened), before, piece, decrypt=decrypt)
 
         piece, iv = use.tpm.run(command)
         done += piece
         if len(done) >= len(data):
-            return bytes(done)
+            return bytes(done), iv
 
 
-def _check(row: Algorithm, nonce: bytes, aad: bytes) -> None:
+def check(row: Algorithm, nonce: bytes, aad: bytes) -> None:
+    """Raises RequestError (INVALID_ARGUMENT) for a nonce of another length, and for associated data."""
     if len(nonce) != row.nonce_size:
         raise RequestError(
             Status.INVALID_ARGUMENT, f"{row.name} takes a nonce of {row.nonce_size} bytes; this one has {len(nonce)}."

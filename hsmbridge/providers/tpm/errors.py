@@ -40,6 +40,9 @@ _STALE = frozenset(
         TPM2_RC.REFERENCE_H0,
         TPM2_RC.REFERENCE_H1,
         TPM2_RC.REFERENCE_H2,
+        TPM2_RC.REFERENCE_S0,
+        TPM2_RC.REFERENCE_S1,
+        TPM2_RC.REFERENCE_S2,
         TPM2_RC.HANDLE,
         TPM2_RC.INTEGRITY,
     )
@@ -50,7 +53,8 @@ class Trouble(Enum):
     """The ways in which a command can fail that more than its own data decide.
 
     TRANSPORT: the TPM was not reached, or the stack's state is unusable after that. BUSY: the same command may work
-    in a moment. NO_ROOM: no free object slot. STALE: an object or a saved context is not known. VERDICT: an answer.
+    in a moment. NO_ROOM: no free object slot. STALE: an object, a session or a saved context is not known.
+    VERDICT: an answer.
     """
 
     TRANSPORT = auto()

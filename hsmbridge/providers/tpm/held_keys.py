@@ -8,6 +8,7 @@ from tpm2_pytss import TPM2B_PRIVATE, TPM2B_PUBLIC
 
 from hsmbridge.core.errors import ProviderError, Status
 from hsmbridge.core.key_types import KeyType
+from hsmbridge.providers.tpm.references import Reference
 
 Place = tuple[str, bytes, bytes]
 """Key type, binding and reference, as the store gave them."""
@@ -21,16 +22,24 @@ class HeldKey:
         handle: what the provider's callers name it by.
         key_id: the store's.
         row: its key type.
-        parent_name: of the storage root key that wraps it.
-        private, public: its two areas, the private one encrypted by the TPM.
+        reference: what the store keeps of it, complete for an ephemeral key too; it names the TPM.
+        binding: what the store says of it.
+        public: its public area.
+        private: its sensitive area, encrypted by the TPM; None for a key in the TPM's own memory.
     """
 
     handle: int
     key_id: bytes
     row: KeyType
-    parent_name: bytes
-    private: TPM2B_PRIVATE
+    reference: Reference
+    binding: bytes
+    private: TPM2B_PRIVATE | None
     public: TPM2B_PUBLIC
+
+    @property
+    def parent_name(self) -> bytes:
+        """Of the storage root key of the TPM that the key belongs to."""
+        return self.reference.parent_name
 
 
 class HeldKeys:

@@ -117,6 +117,8 @@ def digest_to_sign(row: Algorithm, message: bytes, parameters: SignatureParamete
         return _SOFTWARE_HASHES[row.hash](message).digest()
     if parameters.context:
         raise _refused(f"{row.name} takes no context string.")
+    if parameters.external_mu:
+        raise _refused(f"{row.name} takes the message, not its representative.")
     if parameters.salt_length is not None and row.scheme is not Scheme.RSASSA_PSS:
         raise _refused(f"{row.name} has no salt; salt_length is for RSASSA-PSS.")
     if not parameters.digest_signing:

@@ -92,7 +92,7 @@ def mac(use: KeyUse, message: bytes, parameters: SignatureParameters) -> bytes:
     hash_ = hash_id(use.row)
 
     def command(opened: Opened) -> bytes:
-        return sequences.mac(opened.esapi, use.object(opened), hash_, message, opened.limits.input_buffer)
+        return sequences.mac(opened, use.object(opened), hash_, message)
 
     return use.tpm.run(command)
 

@@ -26,7 +26,7 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.core.errors import ProviderError, RequestError, Status
 from hsmbridge.providers.tpm.connection import Connection
 from hsmbridge.providers.tpm.errors import base_code
 
@@ -59,6 +59,16 @@ class StorageRoot:
         """What identifies the TPM: hexadecimal SHA-256 of the name."""
         return hashlib.sha256(self.name).hexdigest()
 
+    def check_pinned(self, name: str) -> None:
+        """Raises ProviderError (WRONG_TOKEN) where the configuration pins another name."""
+        if name and self.name.hex() != name.lower():
+            raise ProviderError(
+                Status.WRONG_TOKEN,
+                "The TPM's storage root key is not the one that srk_name pins: this is another TPM, it was cleared, or"
+                " something between hsmbridge and the TPM gives another key. Nothing was sent to it.",
+                origin=f"its name is {self.name.hex()}",
+            )
+
 
 def storage_root(connection: Connection, handle: int) -> StorageRoot:
     """The storage root key at a persistent handle, made there if nothing is.
@@ -83,7 +93,7 @@ def storage_root(connection: Connection, handle: int) -> StorageRoot:
 def _make(connection: Connection, handle: int) -> None:
     esapi = connection.esapi
     # The owner's password belongs here (esapi.tr_set_auth on RH_OWNER) once the settings can name a file with it.
-    primary, *_ = esapi.create_primary(TPM2B_SENSITIVE_CREATE(), _template(), ESYS_TR.RH_OWNER)
+    primary, *_ = esapi.create_primary(TPM2B_SENSITIVE_CREATE(), storage_key_template(), ESYS_TR.RH_OWNER)
     try:
         esapi.evict_control(ESYS_TR.RH_OWNER, primary, handle)
     except TSS2_Exception as failure:
@@ -93,7 +103,8 @@ def _make(connection: Connection, handle: int) -> None:
         esapi.flush_context(primary)
 
 
-def _template() -> TPM2B_PUBLIC:
+def storage_key_template() -> TPM2B_PUBLIC:
+    """The public area of an ECC P-256 storage key as TSS2 PRIVATE KEY files mean it; a new structure each time."""
     return TPM2B_PUBLIC(
         publicArea=TPMT_PUBLIC(
             type=TPM2_ALG.ECC,

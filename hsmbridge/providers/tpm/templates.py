@@ -2,8 +2,9 @@
 
 Keys carry no scheme where the TPM lets the caller choose one, and only the uses that their permissions need: SIGN and
 VERIFY make it a signing key, DERIVE an agreeing one; RSA encryption needs a decrypting key in both directions; an AES
-key encrypts, decrypts or both. FIXEDTPM and FIXEDPARENT keep the key where it is, NODA keeps its use from counting
-against the dictionary-attack lockout: its password is empty, so there is nothing to guess.
+key encrypts, decrypts or both. FIXEDTPM and FIXEDPARENT keep the key where it is, unless it has the export permission,
+which makes it a key that TPM2_Duplicate takes. NODA keeps its use from counting against the dictionary-attack lockout:
+its password is empty, so there is nothing to guess.
 """
 
 from tpm2_pytss import (
@@ -31,17 +32,13 @@ from tpm2_pytss import (
 
 from hsmbridge.core.algorithms import ALGORITHMS, Scheme
 from hsmbridge.core.errors import RequestError, Status
-from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.permissions import permission_names
+from hsmbridge.providers.tpm.policies import binding_digest, duplicable_digest
 
-_BOUND = (
-    TPMA_OBJECT.FIXEDTPM
-    | TPMA_OBJECT.FIXEDPARENT
-    | TPMA_OBJECT.SENSITIVEDATAORIGIN
-    | TPMA_OBJECT.USERWITHAUTH
-    | TPMA_OBJECT.NODA
-)
+_FIXED = TPMA_OBJECT.FIXEDTPM | TPMA_OBJECT.FIXEDPARENT
+_USABLE = TPMA_OBJECT.USERWITHAUTH | TPMA_OBJECT.NODA
 _TYPES = {
     Family.RSA: TPM2_ALG.RSA,
     Family.EC: TPM2_ALG.ECC,
@@ -64,23 +61,29 @@ def made_by_tpm(row: KeyType) -> bool:
     return bool(row.tpm_template) and row.family in _TYPES
 
 
-def public_template(row: KeyType, permissions: P, binding: bytes) -> TPM2B_PUBLIC:
-    """What to create.
+def public_template(row: KeyType, permissions: P, binding: bytes, *, brought: bool = False) -> TPM2B_PUBLIC:
+    """What to create, or to import with its public value added.
 
     Args:
         row: one that `made_by_tpm` accepts.
         permissions: what the key is to be used for.
-        binding: 32 bytes that the TPM keeps with the key, as its authPolicy.
+        binding: what the store says of the key; the TPM keeps a digest of it with the key.
+        brought: the key was made elsewhere. TPM2_Import takes none that is fixed; without a policy for it, such a key
+            cannot be duplicated either.
 
     Raises:
         RequestError: NOT_SUPPORTED for permissions that a TPM key cannot have, or none that it can use.
     """
+    leaves = P.EXPORT in permissions
+    attributes = _USABLE | _uses(row, permissions)
+    if not brought:
+        attributes |= TPMA_OBJECT.SENSITIVEDATAORIGIN | (0 if leaves else _FIXED)
     return TPM2B_PUBLIC(
         publicArea=TPMT_PUBLIC(
             type=_TYPES[row.family],
             nameAlg=TPM2_ALG.SHA256,
-            objectAttributes=_BOUND | _uses(row, permissions),
-            authPolicy=binding,
+            objectAttributes=attributes,
+            authPolicy=duplicable_digest(binding) if leaves else binding_digest(binding),
             parameters=_parameters(row),
         )
     )
@@ -103,11 +106,36 @@ def fits(public: TPM2B_PUBLIC, row: KeyType) -> bool:
         return False
 
 
+def key_type_of(public: TPM2B_PUBLIC) -> KeyType:
+    """The key type of a key that somebody else made. Raises RequestError (NOT_SUPPORTED)."""
+    area = public.publicArea
+    attributes = int(area.objectAttributes)
+    if attributes & TPMA_OBJECT.RESTRICTED:
+        raise _unusable("is restricted: it wraps keys or signs what the TPM says, and nothing else")
+    if not attributes & TPMA_OBJECT.USERWITHAUTH:
+        raise _unusable("can be used by a policy only, which hsmbridge does not fulfil")
+    for row in KEY_TYPES.values():
+        if made_by_tpm(row) and fits(public, row):
+            return row
+    raise _unusable("is of a type, or bound to a scheme, that hsmbridge does not use in a TPM")
+
+
+def permissions_of(public: TPM2B_PUBLIC, row: KeyType) -> P:
+    """What a key's attributes let it be used for."""
+    area = public.publicArea
+    attributes = int(area.objectAttributes)
+    permissions = P.NONE
+    for bits, attribute in _USES[row.family]:
+        if attributes & attribute:
+            permissions |= bits
+    return permissions
+
+
+def _unusable(why: str) -> RequestError:
+    return RequestError(Status.NOT_SUPPORTED, f"The TPM key {why}.")
+
+
 def _uses(row: KeyType, permissions: P) -> int:
-    if P.EXPORT in permissions:
-        raise RequestError(
-            Status.NOT_SUPPORTED, "A TPM key cannot leave its TPM; make it without the export permission."
-        )
     attributes = 0
     useful = P.NONE
     for bits, attribute in _USES[row.family]:

@@ -1,11 +1,11 @@
-"""Secrets agreed and keys derived by openssl."""
+"""Secrets agreed and keys derived by openssl, and by `argon2`, which OpenSSL 3.0 lacks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hsmbridge.core.algorithms import Scheme, algorithm
-from hsmbridge.core.params import KdfParameters
-from tests.conformance.independent import openssl
+from hsmbridge.core.params import Argon2id, KdfParameters
+from tests.conformance.independent import argon2, openssl
 
 
 def agree(pkcs8: bytes, peer: bytes) -> bytes:
@@ -16,6 +16,8 @@ def agree(pkcs8: bytes, peer: bytes) -> bytes:
 
 def derive(secret: bytes, kdf: KdfParameters, length: int) -> bytes:
     """`length` bytes derived from a secret."""
+    if isinstance(kdf, Argon2id):
+        return argon2.argon2id(secret, kdf.salt, kdf.iterations, kdf.lanes, kdf.memory, length)
     row = algorithm(kdf.algorithm)
     name, options = _KDFS[row.scheme]
     chosen = {"digest": row.hash} if row.hash else {}
@@ -58,6 +60,10 @@ _KDFS: Mapping[Scheme, tuple[str, Callable[[bytes, Any], Mapping[str, str]]]] = 
             "r": str(kdf.block_size),
             "p": str(kdf.parallelization),
         },
+    ),
+    Scheme.TLS12_PRF: (
+        "TLS1-PRF",
+        lambda secret, kdf: {"hexsecret": secret.hex(), "hexseed": (kdf.label + kdf.seed).hex()},
     ),
     Scheme.TLS13_EXPAND_LABEL: (
         "TLS13-KDF",

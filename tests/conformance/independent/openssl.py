@@ -37,4 +37,6 @@ def public_half(pkcs8: bytes) -> bytes:
 def genpkey(algorithm: str, *options: str) -> bytes:
     """A new private key, PKCS#8 DER."""
     words = [word for option in options for word in ("-pkeyopt", option)]
-    return run("genpkey", "-algorithm", algorithm, *words, "-outform", "DER")
+    # genpkey itself writes DER in the older forms of RSA and EC.
+    key = run("genpkey", "-algorithm", algorithm, *words)
+    return run("pkcs8", "-topk8", "-nocrypt", "-in", "{key}", "-outform", "DER", key=key)

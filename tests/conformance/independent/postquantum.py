@@ -1,4 +1,7 @@
-"""ML-DSA and ML-KEM by pqcrypto. It keeps expanded private keys, so what crosses over is public keys and outputs."""
+"""ML-DSA, SLH-DSA, ML-KEM and X-Wing by pqcrypto.
+
+It keeps expanded private keys, so what crosses over is public keys and outputs.
+"""
 
 import hashlib
 from functools import cache
@@ -9,10 +12,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from hsmbridge.core.algorithms import Algorithm
-from hsmbridge.core.key_types import KeyType
+from hsmbridge.core.algorithms import Algorithm, Scheme
+from hsmbridge.core.key_types import Family, KeyType
 from hsmbridge.core.params import SignatureParameters
-from tests.conformance.independent import spki
+from tests.conformance.independent import spki, xwing
 
 _PQCRYPTO_MAX = 1 << 20
 """The longest message that it takes, in bytes."""
@@ -59,16 +62,21 @@ def verifies(
 
 
 def _verifies_mu(public_key: bytes, message: bytes, signature: bytes, context: bytes) -> bool:
-    """What the size of a message touches, the representative of FIPS 204 algorithms 2 and 7, is computed by hashlib."""
+    """What the size of a message touches, the representative, is computed by hashlib."""
     key = load_der_public_key(public_key)
     assert isinstance(key, MLDSA44PublicKey | MLDSA65PublicKey | MLDSA87PublicKey)
-    tr = hashlib.shake_256(spki.key_bits(public_key)).digest(64)
-    formatted = bytes((0, len(context))) + context + message
     try:
-        key.verify_mu(signature, hashlib.shake_256(tr + formatted).digest(64))
+        key.verify_mu(signature, representative(public_key, message, context))
     except InvalidSignature:
         return False
     return True
+
+
+def representative(public_key: bytes, message: bytes, context: bytes) -> bytes:
+    """mu, of FIPS 204 algorithms 2 and 7."""
+    tr = hashlib.shake_256(spki.key_bits(public_key)).digest(64)
+    formatted = bytes((0, len(context))) + context + message
+    return hashlib.shake_256(tr + formatted).digest(64)
 
 
 @cache
@@ -84,15 +92,21 @@ def sign(row: Algorithm, private: bytes, message: bytes, context: bytes) -> byte
 
 def encapsulate(row: Algorithm, public_key: bytes) -> tuple[bytes, bytes]:
     """(ciphertext, shared secret) for the holder of a public key."""
+    if row.scheme is Scheme.X_WING:
+        return xwing.encapsulate(public_key)
     return _ml_kem(row.name).encaps(spki.key_bits(public_key))
 
 
 @cache
 def recipient(row: KeyType) -> tuple[bytes, bytes]:
-    """A key pair of ML-KEM: SubjectPublicKeyInfo, and what `decapsulate` takes."""
+    """A key pair of ML-KEM or X-Wing: SubjectPublicKeyInfo, and what `decapsulate` takes."""
+    if row.family is Family.HYBRID_KEM:
+        return xwing.recipient()
     public, private = _ml_kem(row.name).keygen()
     return spki.encode(row, public), private
 
 
 def decapsulate(row: Algorithm, private: bytes, ciphertext: bytes) -> bytes:
+    if row.scheme is Scheme.X_WING:
+        return xwing.decapsulate(private, ciphertext)
     return _ml_kem(row.name).decaps(private, ciphertext)

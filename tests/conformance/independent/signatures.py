@@ -87,6 +87,7 @@ _VERIFIERS: Mapping[Scheme, Callable[[Algorithm, bytes, bytes, bytes, SignatureP
     Scheme.ECDSA: _openssl_verifies,
     Scheme.EDDSA: _openssl_verifies_pure,
     Scheme.ML_DSA: postquantum.verifies,
+    Scheme.SLH_DSA: postquantum.verifies,
 }
 _SIGNERS: Mapping[Scheme, Callable[[Algorithm, bytes, bytes], bytes]] = {
     Scheme.RSASSA_PKCS1: _openssl_signs,

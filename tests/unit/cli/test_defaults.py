@@ -5,8 +5,8 @@ import pytest
 from hsmbridge.cli.defaults import default_algorithm
 from hsmbridge.cli.kdf_options import NAMES, KdfOptions
 from hsmbridge.cli.output import printable
-from hsmbridge.cli.pem import public_key_der, public_key_pem
 from hsmbridge.client import Hkdf, NoncePolicy, SlotInfo
+from hsmbridge.client.key_formats.pem import public_key_der, public_key_pem
 from hsmbridge.core.algorithms import ALGORITHMS, Kind
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.key_types import KEY_TYPES

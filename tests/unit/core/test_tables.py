@@ -18,6 +18,7 @@ def test_an_algorithm_names_key_types_and_digests_that_exist(row: Algorithm) -> 
     assert set(row.key_types) <= set(KEY_TYPES)
     assert bool(row.key_types) is (row.kind is not Kind.DIGEST)
     assert not row.hash or ALGORITHMS[row.hash].kind is Kind.DIGEST
+    assert not row.aead or ALGORITHMS[row.aead].kind is Kind.AEAD
     assert row.slow <= set(row.operations)
 
 

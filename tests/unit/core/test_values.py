@@ -104,7 +104,7 @@ def test_parameters_are_checked_when_they_are_built() -> None:
         GenerateKeyParams(key_type="EC-P257", permissions=P.SIGN)
     assert refused.value.status is Status.UNKNOWN_KEY_TYPE
     with pytest.raises(RequestError) as refused:
-        GenerateKeyParams(key_type="EC-P256", permissions=P.WRAP)
+        GenerateKeyParams(key_type="Ed25519", permissions=P.WRAP)
     assert refused.value.status is Status.INVALID_PERMISSIONS
 
 

@@ -9,6 +9,7 @@ import pytest
 from hsmbridge.core import calls
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status
 from hsmbridge.core.key_types import KeyType
+from hsmbridge.core.params import Argon2id, Hkdf
 from hsmbridge.engine.lanes import MAX_HUNG_CALLS, ThreadLane, Ticket, UnavailableLane, is_short
 from hsmbridge.providers.base import Provider
 
@@ -163,6 +164,8 @@ def test_an_unavailable_provider_says_why_on_every_call() -> None:
         (calls.EncryptCall(1, "AES-256-GCM", b"n", bytes(1 << 20), b""), False),
         (calls.GenerateCall(calls.KeyTarget(b"", "EC-P256", 0)), True),
         (calls.GenerateCall(calls.KeyTarget(b"", "RSA-2048", 0)), False),
+        (calls.AgreeKeyCall(1, "X25519", b"p", Hkdf(), calls.KeyTarget(b"", "AES-256", 0)), True),
+        (calls.AgreeKeyCall(1, "X25519", b"p", Argon2id(salt=b"salt"), calls.KeyTarget(b"", "AES-256", 0)), False),
         (calls.SignCall(1, "no such algorithm", b""), False),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hsmbridge.core.calls import DigestCall, ProviderCall, ProviderReply, RandomCall
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.engine.lanes import Lane, Ticket
-from hsmbridge.engine.runner import Runner
+from hsmbridge.engine.runner import INLINE_TOGETHER, Runner
 from hsmbridge.engine.steps import ProviderStep, Steps, StoreStep, ended, for_bytes, for_each, store
 
 CALL = DigestCall("SHA-256", b"")
@@ -315,3 +315,28 @@ def test_at_the_deadline_every_call_of_a_batch_is_given_up(runner: Runner, held:
     assert held.given_up == held.tickets
     held.tickets[1].resume(b"late", None)
     assert len(outcome.all) == 1
+
+
+class InlineOrHeldLane(HeldLane):
+    """Would have every call inline, and takes tickets as well."""
+
+    def inline(self, call: ProviderCall) -> bool:
+        return True
+
+    def perform(self, call: ProviderCall) -> ProviderReply:
+        return b"inline"
+
+
+@pytest.mark.parametrize("number", [1, INLINE_TOGETHER, INLINE_TOGETHER + 1, 64])
+def test_many_calls_of_one_step_do_not_keep_the_thread_that_asks(clock: Clock, number: int) -> None:
+    lane, outcome = InlineOrHeldLane(), Outcome()
+    runner = Runner(FixedLanes(lane=lane), HeldStore(), clock)
+    runner.run(for_each("lane", [CALL] * number), None, outcome)
+    if number <= INLINE_TOGETHER:
+        assert outcome.value == [b"inline"] * number
+    else:
+        assert len(lane.tickets) == number
+        assert outcome.all == []
+        for ticket in lane.tickets:
+            ticket.resume(b"elsewhere", None)
+        assert outcome.value == [b"elsewhere"] * number

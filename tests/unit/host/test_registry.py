@@ -38,7 +38,7 @@ def test_the_scheme_is_read_in_any_case() -> None:
 
 @pytest.mark.parametrize("uri", ["", "kms:x", "/usr/lib/softhsm/libsofthsm2.so"])
 def test_an_unknown_scheme_is_refused_and_the_known_ones_are_named(uri: str) -> None:
-    with pytest.raises(RequestError, match=r"software:, pkcs11:, tpm:"):
+    with pytest.raises(RequestError, match=r"software:, oqs:, pkcs11:, tpm:"):
         open_provider(spec(uri), seal=NoSeal())
 
 

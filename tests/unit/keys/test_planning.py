@@ -67,7 +67,7 @@ def test_reserved_names_are_refused() -> None:
     [
         ({"key_type": "EC-P255"}, Status.UNKNOWN_KEY_TYPE),
         ({"permissions": 1 << 20}, Status.INVALID_PERMISSIONS),
-        ({"permissions": int(P.ENCRYPT)}, Status.INVALID_PERMISSIONS),
+        ({"permissions": int(P.ENCAPSULATE)}, Status.INVALID_PERMISSIONS),
         ({"key_type": "AES-256", "permissions": int(P.WRAP | P.DECRYPT)}, Status.INVALID_PERMISSIONS),
         ({"key_type": "AES-256", "permissions": int(P.UNWRAP | P.ENCRYPT)}, Status.INVALID_PERMISSIONS),
         ({"key_type": "RSA-2048", "permissions": int(P.SIGN | P.DECRYPT)}, Status.INVALID_PERMISSIONS),
@@ -109,7 +109,7 @@ def test_a_key_from_outside_never_wraps_unless_its_slot_says_so(origin: Origin, 
     allowing = new_slot("kek", "AES-256", WRAPPING.permissions, imported_wrapping_key=True)
     assert permissions_of_new_key(AES, asked, origin, allowing) == asked
     for slot in (WRAPPING, None):
-        if origin in (Origin.IMPORTED, Origin.UNWRAPPED):
+        if origin in (Origin.IMPORTED, Origin.UNWRAPPED, Origin.ADOPTED):
             with pytest.raises(RequestError) as refusal:
                 permissions_of_new_key(AES, asked, origin, slot)
             assert refusal.value.status is Status.INVALID_PERMISSIONS

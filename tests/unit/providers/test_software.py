@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -20,25 +19,26 @@ from cryptography.hazmat.primitives.serialization import (
 from hsmbridge.core import calls
 from hsmbridge.core.algorithms import algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, SignatureInvalid, Status, StoreError
-from hsmbridge.core.identifiers import new_key_id
 from hsmbridge.core.key_types import key_type
 from hsmbridge.core.params import (
     DEFAULT_SIGNATURE,
+    Argon2id,
     Hkdf,
     KdfParameters,
     Pbkdf2,
     Scrypt,
     SignatureParameters,
+    Tls12Prf,
     Tls13ExpandLabel,
 )
 from hsmbridge.providers.base import claims
-from hsmbridge.providers.software import SoftwareProvider, probe
-from hsmbridge.providers.software.derivation import MAX_PBKDF2_ITERATIONS
+from hsmbridge.providers.software import SoftwareProvider, derivation, probe
+from hsmbridge.providers.software.derivation import MAX_MEMORY, MAX_PBKDF2_ITERATIONS, derive
 from hsmbridge.providers.software.material import SecretKey, from_stored
 from tests.conformance.backends import AesGcmSeal
+from tests.unit.providers.software_keys import BINDING, bring, generate, load, status_of, target_for
 
 MESSAGE = b"a message"
-BINDING = b"slot, version, key type"
 
 
 @pytest.fixture
@@ -49,30 +49,6 @@ def seal() -> AesGcmSeal:
 @pytest.fixture
 def provider(seal: AesGcmSeal) -> SoftwareProvider:
     return SoftwareProvider(seal)
-
-
-def _target(name: str, *, ephemeral: bool = False) -> calls.KeyTarget:
-    return calls.KeyTarget(new_key_id(), name, 0, BINDING, "", ephemeral)
-
-
-def _load(provider: SoftwareProvider, target: calls.KeyTarget, made: calls.MadeKey) -> int:
-    return provider.load(target.key_id, key_type(target.key_type), 0, made.reference, target.binding)
-
-
-def _generate(provider: SoftwareProvider, name: str) -> int:
-    target = _target(name)
-    return _load(provider, target, provider.generate(target))
-
-
-def _import(provider: SoftwareProvider, name: str, format_: str, material: bytes) -> int:
-    target = _target(name)
-    return _load(provider, target, provider.import_key(target, format_, material))
-
-
-def _status(act: Callable[[], object]) -> Status:
-    with pytest.raises(HsmBridgeError) as failure:
-        act()
-    return failure.value.status
 
 
 def _pkcs8(
@@ -86,13 +62,13 @@ def _pkcs8(
 
 @pytest.mark.parametrize(("name", "form"), [("AES-256", 1), ("EC-P256", 2), ("RSA-2048", 2), ("ML-DSA-65", 2)])
 def test_the_sealed_material_says_its_form(provider: SoftwareProvider, seal: AesGcmSeal, name: str, form: int) -> None:
-    made = provider.generate(_target(name))
+    made = provider.generate(target_for(name))
     assert seal.open(made.reference, BINDING)[0] == form
 
 
 def test_post_quantum_keys_are_stored_as_their_seed(provider: SoftwareProvider, seal: AesGcmSeal) -> None:
     for name in ("ML-DSA-87", "ML-KEM-1024"):
-        assert len(provider.generate(_target(name)).reference) < 150
+        assert len(provider.generate(target_for(name)).reference) < 150
 
 
 @pytest.mark.parametrize("stored", [b"", b"\x00", b"\x04abc", b"\x02", b"\x02\x30\x00", b"\x03garbage", b"\xff"])
@@ -103,61 +79,61 @@ def test_material_of_an_unknown_form_is_not_obeyed(stored: bytes) -> None:
 
 
 def test_sealed_material_of_another_key_type_is_not_obeyed(provider: SoftwareProvider) -> None:
-    target = _target("AES-128")
+    target = target_for("AES-128")
     made = provider.generate(target)
     load = partial(provider.load, target.key_id, key_type("AES-256"), 0, made.reference, BINDING)
-    assert _status(load) is Status.STORE_TAMPERED
+    assert status_of(load) is Status.STORE_TAMPERED
 
 
 def test_sealed_material_is_bound_to_its_slot(provider: SoftwareProvider) -> None:
-    target = _target("EC-P256")
+    target = target_for("EC-P256")
     made = provider.generate(target)
     load = partial(provider.load, target.key_id, key_type("EC-P256"), 0, made.reference, b"another slot")
-    assert _status(load) is Status.STORE_TAMPERED
+    assert status_of(load) is Status.STORE_TAMPERED
 
 
 def test_an_ephemeral_key_is_bound_to_its_slot_too(provider: SoftwareProvider) -> None:
-    target = _target("EC-P256", ephemeral=True)
+    target = target_for("EC-P256", ephemeral=True)
     made = provider.generate(target)
     for name, binding in (("EC-P384", BINDING), ("EC-P256", b"another slot")):
         load = partial(provider.load, target.key_id, key_type(name), 0, made.reference, binding)
-        assert _status(load) is Status.STORE_TAMPERED
+        assert status_of(load) is Status.STORE_TAMPERED
 
 
 def test_a_key_that_was_sealed_again_is_loaded_beside_the_old_one(provider: SoftwareProvider, seal: AesGcmSeal) -> None:
-    target = _target("HMAC-SHA256")
+    target = target_for("HMAC-SHA256")
     made = provider.generate(target)
     again = calls.MadeKey(seal.seal(seal.open(made.reference, BINDING), BINDING), made.public_key, made.protection)
-    first, second = _load(provider, target, made), _load(provider, target, again)
+    first, second = load(provider, target, made), load(provider, target, again)
     row = algorithm("HMAC-SHA256")
     mac = provider.sign(first, row, MESSAGE, DEFAULT_SIGNATURE)
     assert provider.sign(second, row, MESSAGE, DEFAULT_SIGNATURE) == mac
     provider.destroy(target.key_id, key_type("HMAC-SHA256"), made.reference)
     for handle in (first, second):
-        assert _status(partial(provider.sign, handle, row, MESSAGE, DEFAULT_SIGNATURE)) is Status.HANDLE_UNKNOWN
+        assert status_of(partial(provider.sign, handle, row, MESSAGE, DEFAULT_SIGNATURE)) is Status.HANDLE_UNKNOWN
 
 
 # Handles
 
 
 def test_handles_of_two_providers_have_nothing_in_common(seal: AesGcmSeal) -> None:
-    handles = {_generate(SoftwareProvider(seal), "AES-256") for _ in range(20)}
+    handles = {generate(SoftwareProvider(seal), "AES-256") for _ in range(20)}
     assert len(handles) == 20
     assert min(handles) > 1000
 
 
 def test_a_key_unloaded_while_it_is_used_gives_right_results_or_none(provider: SoftwareProvider) -> None:
-    target = _target("HMAC-SHA256")
+    target = target_for("HMAC-SHA256")
     made = provider.generate(target)
     row = algorithm("HMAC-SHA256")
-    expected = provider.sign(_load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
+    expected = provider.sign(load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
     stop = threading.Event()
     wrong: list[object] = []
 
     def use() -> None:
         while not stop.is_set():
             try:
-                mac = provider.sign(_load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
+                mac = provider.sign(load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
             except HsmBridgeError as error:
                 if error.status is not Status.HANDLE_UNKNOWN:
                     wrong.append(error)
@@ -169,7 +145,7 @@ def test_a_key_unloaded_while_it_is_used_gives_right_results_or_none(provider: S
     for thread in threads:
         thread.start()
     for _ in range(3000):
-        provider.unload(_load(provider, target, made))
+        provider.unload(load(provider, target, made))
     stop.set()
     for thread in threads:
         thread.join()
@@ -181,12 +157,12 @@ def test_a_key_unloaded_while_it_is_used_gives_right_results_or_none(provider: S
 
 def test_a_public_key_verifies_and_does_not_sign(provider: SoftwareProvider) -> None:
     row = algorithm("ECDSA-P256-SHA256")
-    target = _target("EC-P256")
+    target = target_for("EC-P256")
     made = provider.generate(target)
-    signature = provider.sign(_load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
-    public = _import(provider, "EC-P256", "spki", made.public_key)
+    signature = provider.sign(load(provider, target, made), row, MESSAGE, DEFAULT_SIGNATURE)
+    public = bring(provider, "EC-P256", "spki", made.public_key)
     provider.verify(public, row, MESSAGE, signature, DEFAULT_SIGNATURE)
-    refusal = _status(partial(provider.sign, public, row, MESSAGE, DEFAULT_SIGNATURE))
+    refusal = status_of(partial(provider.sign, public, row, MESSAGE, DEFAULT_SIGNATURE))
     assert refusal is Status.KEY_OPERATION_NOT_PERMITTED
 
 
@@ -200,27 +176,27 @@ def test_a_public_key_verifies_and_does_not_sign(provider: SoftwareProvider) -> 
     ],
 )
 def test_no_public_key_signs(provider: SoftwareProvider, key_type_name: str, name: str) -> None:
-    public = _import(provider, key_type_name, "spki", provider.generate(_target(key_type_name)).public_key)
-    refusal = _status(partial(provider.sign, public, algorithm(name), MESSAGE, DEFAULT_SIGNATURE))
+    public = bring(provider, key_type_name, "spki", provider.generate(target_for(key_type_name)).public_key)
+    refusal = status_of(partial(provider.sign, public, algorithm(name), MESSAGE, DEFAULT_SIGNATURE))
     assert refusal is Status.KEY_OPERATION_NOT_PERMITTED
 
 
 def test_a_public_key_encrypts_and_encapsulates_and_nothing_more(provider: SoftwareProvider) -> None:
     oaep, kem, ecdh, xdh = (algorithm(name) for name in ("RSA-OAEP-SHA256", "ML-KEM-768", "ECDH-P256", "X25519"))
     rsa_key, kem_key, ec_key, x_key = (
-        _import(provider, name, "spki", provider.generate(_target(name)).public_key)
+        bring(provider, name, "spki", provider.generate(target_for(name)).public_key)
         for name in ("RSA-2048", "ML-KEM-768", "EC-P256", "X25519")
     )
     sealed = provider.encrypt(rsa_key, oaep, b"", MESSAGE, b"")
     made = provider.encapsulate(kem_key, kem)
-    peer = provider.generate(_target("EC-P256")).public_key
+    peer = provider.generate(target_for("EC-P256")).public_key
     for act in (
         partial(provider.decrypt, rsa_key, oaep, b"", sealed.ciphertext, b"", b""),
         partial(provider.decapsulate, kem_key, kem, made.ciphertext),
         partial(provider.agree_secret, ec_key, ecdh, peer),
         partial(provider.agree_secret, x_key, xdh, peer),
     ):
-        assert _status(act) is Status.KEY_OPERATION_NOT_PERMITTED
+        assert status_of(act) is Status.KEY_OPERATION_NOT_PERMITTED
 
 
 # Import
@@ -231,22 +207,22 @@ def test_an_rsa_key_that_does_not_hold_together_is_refused(provider: SoftwarePro
     wrong = rsa.RSAPrivateNumbers(
         numbers.p, numbers.q, numbers.d + 2, numbers.dmp1, numbers.dmq1, numbers.iqmp, numbers.public_numbers
     ).private_key(unsafe_skip_rsa_key_validation=True)
-    act = partial(provider.import_key, _target("RSA-2048"), "pkcs8", _pkcs8(wrong))
-    assert _status(act) is Status.INVALID_ARGUMENT
+    act = partial(provider.import_key, target_for("RSA-2048"), "pkcs8", _pkcs8(wrong))
+    assert status_of(act) is Status.INVALID_ARGUMENT
 
 
 def test_a_key_of_another_type_is_not_imported(provider: SoftwareProvider) -> None:
     pkcs8 = _pkcs8(ec.generate_private_key(ec.SECP384R1()))
     for name in ("EC-P256", "RSA-2048", "AES-256"):
-        act = partial(provider.import_key, _target(name), "pkcs8", pkcs8)
-        assert _status(act) is Status.KEY_TYPE_MISMATCH
-    assert _status(partial(provider.import_key, _target("EC-P384"), "raw", bytes(48))) is Status.KEY_TYPE_MISMATCH
+        act = partial(provider.import_key, target_for(name), "pkcs8", pkcs8)
+        assert status_of(act) is Status.KEY_TYPE_MISMATCH
+    assert status_of(partial(provider.import_key, target_for("EC-P384"), "raw", bytes(48))) is Status.KEY_TYPE_MISMATCH
 
 
 def test_an_encrypted_key_is_not_imported(provider: SoftwareProvider) -> None:
     pkcs8 = _pkcs8(ec.generate_private_key(ec.SECP256R1()), BestAvailableEncryption(b"password"))
-    act = partial(provider.import_key, _target("EC-P256"), "pkcs8", pkcs8)
-    assert _status(act) is Status.INVALID_ARGUMENT
+    act = partial(provider.import_key, target_for("EC-P256"), "pkcs8", pkcs8)
+    assert status_of(act) is Status.INVALID_ARGUMENT
 
 
 # Parameters that must be obeyed here, where other providers may refuse them
@@ -254,18 +230,18 @@ def test_an_encrypted_key_is_not_imported(provider: SoftwareProvider) -> None:
 
 def test_a_pss_salt_length_is_obeyed(provider: SoftwareProvider) -> None:
     row = algorithm("RSA-PSS-SHA256")
-    handle = _generate(provider, "RSA-2048")
+    handle = generate(provider, "RSA-2048")
     signature = provider.sign(handle, row, MESSAGE, SignatureParameters(salt_length=0))
     provider.verify(handle, row, MESSAGE, signature, SignatureParameters(salt_length=0))
     with pytest.raises(SignatureInvalid):
         provider.verify(handle, row, MESSAGE, signature, DEFAULT_SIGNATURE)
     too_long = partial(provider.sign, handle, row, MESSAGE, SignatureParameters(salt_length=256))
-    assert _status(too_long) is Status.INVALID_ARGUMENT
+    assert status_of(too_long) is Status.INVALID_ARGUMENT
 
 
 def test_an_ml_dsa_context_is_obeyed(provider: SoftwareProvider) -> None:
     row = algorithm("ML-DSA-65")
-    handle = _generate(provider, "ML-DSA-65")
+    handle = generate(provider, "ML-DSA-65")
     longest = SignatureParameters(context=bytes(255))
     provider.verify(handle, row, MESSAGE, provider.sign(handle, row, MESSAGE, longest), longest)
 
@@ -275,20 +251,20 @@ def test_an_ml_dsa_context_is_obeyed(provider: SoftwareProvider) -> None:
 
 def test_ccm_refuses_what_its_counter_cannot_count(provider: SoftwareProvider) -> None:
     row = algorithm("AES-128-CCM")
-    handle = _generate(provider, "AES-128")
+    handle = generate(provider, "AES-128")
     most = bytes((1 << 24) - 1)
     sealed = provider.encrypt(handle, row, bytes(12), most, b"")
     assert provider.decrypt(handle, row, bytes(12), sealed.ciphertext, b"", sealed.tag) == most
-    assert _status(partial(provider.encrypt, handle, row, bytes(12), most + b"\0", b"")) is Status.DATA_TOO_LARGE
+    assert status_of(partial(provider.encrypt, handle, row, bytes(12), most + b"\0", b"")) is Status.DATA_TOO_LARGE
     act = partial(provider.decrypt, handle, row, bytes(12), most + b"\0", b"", sealed.tag)
-    assert _status(act) is Status.DECRYPTION_FAILED
+    assert status_of(act) is Status.DECRYPTION_FAILED
 
 
 @pytest.mark.parametrize("size", [128 * 1024 - 1, 128 * 1024, 128 * 1024 + 1])
 def test_gcm_is_the_same_on_both_sides_of_its_large_message_path(provider: SoftwareProvider, size: int) -> None:
     row = algorithm("AES-256-GCM")
     key = bytes(range(32))
-    handle = _import(provider, "AES-256", "raw", key)
+    handle = bring(provider, "AES-256", "raw", key)
     plaintext = bytes(size)
     sealed = provider.encrypt(handle, row, bytes(12), plaintext, b"aad")
     assert sealed.ciphertext + sealed.tag == AESGCM(key).encrypt(bytes(12), plaintext, b"aad")
@@ -309,12 +285,48 @@ def test_gcm_is_the_same_on_both_sides_of_its_large_message_path(provider: Softw
         Scrypt(salt=b"salt", cost=-2, block_size=-8),
         Tls13ExpandLabel(label=bytes(250)),
         Tls13ExpandLabel(label=b"label", context=bytes(256)),
+        Argon2id(salt=b"a salt", memory=64),
+        Argon2id(salt=b"a good salt", lanes=0),
+        Argon2id(salt=b"a good salt", lanes=17, memory=1024),
+        Argon2id(salt=b"a good salt", lanes=4, memory=31),
+        Argon2id(salt=b"a good salt", memory=-1),
+        Argon2id(salt=b"a good salt", iterations=0),
+        Argon2id(salt=b"a good salt", memory=(MAX_MEMORY >> 10) + 1),
+        Argon2id(salt=b"a good salt", memory=MAX_MEMORY >> 10, iterations=17),
+        Scrypt(salt=b"salt", cost=1 << 19),
     ],
     ids=repr,
 )
 def test_a_kdf_with_parameters_that_cannot_be_is_refused(provider: SoftwareProvider, kdf: KdfParameters) -> None:
-    act = partial(provider.derive_from_secret, bytes(32), kdf, _target("AES-256"))
-    assert _status(act) is Status.INVALID_ARGUMENT
+    act = partial(provider.derive_from_secret, bytes(32), kdf, target_for("AES-256"))
+    assert status_of(act) is Status.INVALID_ARGUMENT
+
+
+def test_the_prf_of_tls_12_gives_the_published_answer() -> None:
+    # From the mailing list of the IETF's TLS working group, for P_SHA256.
+    kdf = Tls12Prf(label=b"test label", seed=bytes.fromhex("a0ba9f936cda311827a6f796ffd5198c"))
+    expected = (
+        "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791e90d35c9c9a46b4e14baf9af0fa0"
+        "22f7077def17abfd3797c0564bab4fbc91666e9def9b97fce34f796789baa48082d122ee42c5a72e5a5110fff70187347b66"
+    )
+    assert derive(bytes.fromhex("9bbe436ba940f017b17652849a71db35"), kdf, 100).hex() == expected
+
+
+@pytest.mark.parametrize("kdf", [Scrypt(salt=b"salt", cost=2), Argon2id(salt=b"a good salt", lanes=1, memory=8)])
+def test_derivations_that_take_memory_are_done_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, kdf: KdfParameters
+) -> None:
+    monkeypatch.setattr(derivation, "PATIENCE", 0.01)
+    with derivation.MEMORY:
+        assert status_of(partial(derive, b"secret", kdf, 32)) is Status.RATE_LIMITED
+    assert len(derive(b"secret", kdf, 32)) == 32
+
+
+def test_argon2id_gives_the_published_answer() -> None:
+    # The parameters of RFC 9106 section 5.3 without its secret and its associated data, by the reference program.
+    kdf = Argon2id(salt=b"\x02" * 16, iterations=3, lanes=4, memory=32)
+    expected = "03aab965c12001c9d7d0d2de33192c0494b684bb148196d73c1df1acaf6d0c2e"
+    assert derive(b"\x01" * 32, kdf, 32).hex() == expected
 
 
 # Zeroising
@@ -329,7 +341,7 @@ def test_a_secret_is_overwritten_when_nobody_uses_it_any_more() -> None:
 
 
 def test_an_unloaded_key_is_overwritten_and_one_in_use_is_not(provider: SoftwareProvider) -> None:
-    handle = _generate(provider, "AES-256")
+    handle = generate(provider, "AES-256")
     row = algorithm("AES-256-CTR")
     provider.encrypt(handle, row, bytes(16), MESSAGE, b"")
     material = provider._keys[handle].material
@@ -346,8 +358,8 @@ def test_an_unloaded_key_is_overwritten_and_one_in_use_is_not(provider: Software
 
 
 def test_closing_forgets_every_key(provider: SoftwareProvider) -> None:
-    target = _target("HMAC-SHA256", ephemeral=True)
-    _load(provider, target, provider.generate(target))
+    target = target_for("HMAC-SHA256", ephemeral=True)
+    load(provider, target, provider.generate(target))
     provider.close()
     assert (provider._keys, provider._handles, provider._ephemeral) == ({}, {}, {})
 
@@ -372,14 +384,14 @@ def test_a_row_that_fails_its_trial_is_not_claimed(monkeypatch: pytest.MonkeyPat
 def test_what_failed_its_trial_is_refused(provider: SoftwareProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = probe.Abilities((), {})
     monkeypatch.setattr("hsmbridge.providers.software.provider.abilities", lambda: nothing)
-    handle = _generate(provider, "AES-256")
+    handle = generate(provider, "AES-256")
     assert provider.describe().claims == ()
     for act in (
         partial(provider.encrypt, handle, algorithm("AES-256-GCM"), bytes(12), MESSAGE, b""),
         partial(provider.digest, algorithm("SHA-256"), MESSAGE),
-        partial(provider.derive_key, _generate(provider, "SECRET-256"), Hkdf(), _target("AES-256")),
+        partial(provider.derive_key, generate(provider, "SECRET-256"), Hkdf(), target_for("AES-256")),
     ):
-        assert _status(act) is Status.NOT_SUPPORTED
+        assert status_of(act) is Status.NOT_SUPPORTED
 
 
 def test_rsa_with_pkcs1_v1_5_encryption_is_not_offered(provider: SoftwareProvider) -> None:

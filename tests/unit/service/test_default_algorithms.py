@@ -39,10 +39,10 @@ def test_a_provider_that_was_never_seen_gets_the_first_of_the_table() -> None:
     assert default_algorithms(key_type("AES-128"), P.ENCRYPT, [None]) == ("AES-128-GCM",)
 
 
-def test_each_use_of_an_aes_key_gets_one_algorithm() -> None:
+def test_each_use_of_an_aes_key_gets_one_algorithm_and_wrapping_both_that_are_made_for_it() -> None:
     names = default_algorithms(key_type("AES-256"), P.ENCRYPT | P.DECRYPT | P.SIGN | P.VERIFY, [EVERYTHING])
     assert names == ("AES-256-GCM", "AES-CMAC")
-    assert default_algorithms(key_type("AES-256"), P.WRAP | P.UNWRAP, [EVERYTHING]) == ("AES-256-KW",)
+    assert default_algorithms(key_type("AES-256"), P.WRAP | P.UNWRAP, [EVERYTHING]) == ("AES-256-KW", "AES-256-KWP")
 
 
 @pytest.mark.parametrize("name", [row.name for row in KEY_TYPES.values() if row.family is not Family.AES])

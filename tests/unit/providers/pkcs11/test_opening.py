@@ -12,7 +12,7 @@ import pytest
 from hsmbridge.core.errors import ProviderError, RequestError, Status
 from hsmbridge.core.pkcs11_uri import parse_uri
 from hsmbridge.core.secrets import Pin
-from hsmbridge.providers.pkcs11 import Pkcs11Provider, Pkcs11Settings, initialise, open_pkcs11, settings_from_uri
+from hsmbridge.providers.pkcs11 import Pkcs11Provider, Pkcs11Settings, function_list, open_pkcs11, settings_from_uri
 from tests.faulty_module import ALWAYS, CKR_GENERAL_ERROR, CKR_PIN_EXPIRED, CKR_PIN_LOCKED, FaultyModule
 from tests.unit.providers.pkcs11.tokens import MODULE, PIN, Tokens, generate, make_tokens, open_token
 
@@ -224,15 +224,15 @@ def test_a_function_list_in_read_only_memory_is_writable_for_a_moment() -> None:
     page = mmap.mmap(-1, mmap.PAGESIZE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(page))
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ) == 0
-    assert not initialise._is_writable(address)
-    with initialise._writable(address):
+    assert not function_list._is_writable(address)
+    with function_list._writable(address):
         ctypes.c_char.from_address(address).value = b"x"
-    assert not initialise._is_writable(address)
+    assert not function_list._is_writable(address)
     assert page[0:1] == b"x"
 
 
 def test_python_pkcs11_still_initialises_without_arguments(provider: Pkcs11Provider) -> None:
-    """Should it ever take arguments, the changed function list in `initialise` is not needed any more."""
+    """Should it ever take arguments, the changed function list in `function_list` is not needed any more."""
     assert version("python-pkcs11") == "0.10.1"
     with pytest.raises(TypeError):
         pkcs11.lib(str(MODULE.resolve())).initialize("CKF_OS_LOCKING_OK")  # type: ignore[call-arg]  # that is the test

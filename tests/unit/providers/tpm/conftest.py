@@ -16,9 +16,9 @@ _TPM_SIM = Path(__file__).parents[4] / "tpm-sim"
 class Rig:
     """One simulated TPM."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, manufacture: bool = False) -> None:
         self.directory = directory
-        self.tcti = self._run("start")
+        self.tcti = self._run("start", *(["--manufacture"] if manufacture else []))
 
     @property
     def settings(self) -> TpmSettings:
@@ -56,6 +56,21 @@ def new_rig() -> Iterator[Callable[[], Rig]]:
 
 
 @pytest.fixture
+def manufactured() -> Iterator[Callable[[], Rig]]:
+    """Makes a TPM with a maker's certificates."""
+    rigs: list[Rig] = []
+
+    def make() -> Rig:
+        rigs.append(Rig(Path(tempfile.mkdtemp(prefix="hb", dir="/tmp")), manufacture=True))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.stop(kill=True)
+        shutil.rmtree(rig.directory)
+
+
+@pytest.fixture
 def rig(new_rig: Callable[[], Rig]) -> Rig:
     return new_rig()
 
@@ -69,12 +84,17 @@ def tpm(rig: Rig) -> Iterator[TpmProvider]:
 
 
 @pytest.fixture(scope="module")
-def shared_tpm() -> Iterator[TpmProvider]:
+def shared_rig() -> Iterator[Rig]:
+    """A TPM for tests that leave it as it was."""
+    rig = Rig(Path(tempfile.mkdtemp(prefix="hb", dir="/tmp")))
+    yield rig
+    rig.stop(kill=True)
+    shutil.rmtree(rig.directory)
+
+
+@pytest.fixture(scope="module")
+def shared_tpm(shared_rig: Rig) -> Iterator[TpmProvider]:
     """A provider for tests that leave it as it was."""
-    directory = Path(tempfile.mkdtemp(prefix="hb", dir="/tmp"))
-    rig = Rig(directory)
-    provider = open_tpm(rig.settings)
+    provider = open_tpm(shared_rig.settings)
     yield provider
     provider.close()
-    rig.stop(kill=True)
-    shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""Public keys as PEM (RFC 7468) and DER; nothing is parsed beyond the armour."""
+"""PEM (RFC 7468): the armour and nothing behind it."""
 
 import base64
 import binascii
@@ -29,7 +29,26 @@ def public_key_der(data: bytes) -> bytes:
             f'The file holds a {found[1].decode().lower()}; what is needed is a "BEGIN PUBLIC KEY"'
             " (`openssl pkey -pubout`).",
         )
+    return decoded(found[2])
+
+
+def armoured(data: bytes) -> tuple[str, bytes]:
+    """Label and content of the first thing in PEM. Raises RequestError (INVALID_ARGUMENT).
+
+    The content is b"" where it has headers before it, as the encrypted private keys of old have.
+    """
+    label = re.search(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----", data)
+    if label is None:
+        raise RequestError(Status.INVALID_ARGUMENT, "The file is no PEM: it has no BEGIN line.")
+    found = _ARMOUR.search(data, label.start())
+    if found is None or found.start() != label.start():
+        return label[1].decode(), b""
+    return label[1].decode(), decoded(found[2])
+
+
+def decoded(text: bytes) -> bytes:
+    """The octets of base64 with line ends. Raises RequestError (INVALID_ARGUMENT)."""
     try:
-        return base64.b64decode(b"".join(found[2].split()), validate=True)
+        return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:
-        raise RequestError(Status.INVALID_ARGUMENT, "The PEM of the public key is damaged.") from None
+        raise RequestError(Status.INVALID_ARGUMENT, "The PEM of the key is damaged.") from None

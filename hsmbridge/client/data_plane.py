@@ -1,0 +1,287 @@
+"""Bulk data through memory that client and daemon share, where that is quicker than the socket.
+
+Nobody has to ask for it: a call with much data takes this way by itself, and the ordinary one where there is no shared
+memory (an old daemon, no room). The memory belongs to the connection and dies with it. A part whose call ended
+without an answer is never used again, because the daemon may still write there.
+"""
+
+import fcntl
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from hsmbridge.client.calls import Buffer, Caller, octets
+from hsmbridge.client.connection import Connection, SafeToRepeat
+from hsmbridge.client.deadline import UNSET, Timeout, check_timeout
+from hsmbridge.client.keys import Key
+from hsmbridge.client.memory import Allocation, MemoryAllocator
+from hsmbridge.client.results import Ciphertext, Mac
+from hsmbridge.core import messages as m
+from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, LimitError, RequestError, Status, WireError
+from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
+from hsmbridge.wire.codec import decode_reply, encode_request
+
+SHARED_FROM = 64 * 1024
+"""Bytes of data from which a call goes through shared memory; below, the socket is as quick."""
+
+SHARED_SIZE = 16 * 1024 * 1024
+"""Bytes that a connection asks for, or as many as a frame may have."""
+
+_ROOM = 64
+"""Bytes by which a ciphertext may be longer than its plaintext: padding."""
+
+_ATTEMPTS = 2
+"""A thread that was reading already when the descriptor was asked for loses it; it is not lost a second time."""
+
+_NO_KEY = CryptoResourceId(0, ResourceKind.KEY)
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
+_Result = TypeVar("_Result")
+
+
+class SharedBuffers:
+    """The shared memory of one connection."""
+
+    def __init__(self, buffer: int, allocator: MemoryAllocator) -> None:
+        self._buffer = buffer
+        self.allocator = allocator
+
+    def range(self, part: Allocation, length: int) -> m.SharedRange:
+        """The first bytes of a part, as requests name them."""
+        return m.SharedRange(self._buffer, part.offset, length)
+
+
+class DataPlane(Caller):
+    """The large forms of calls. Each answers None where the call has to go the ordinary way; nothing was done then."""
+
+    def allocate(self, length: int, *, timeout: Timeout = UNSET) -> Allocation:
+        """Memory that the daemon sees too, for the calls `…_in_place`: data in it is not copied on its way.
+
+        It lives until it is released, or the connection ends. What it held before is still there.
+
+        Raises LimitError (TOO_MANY_RESOURCES) where there is no such memory left, RequestError (NOT_SUPPORTED) where
+        the daemon shares none.
+        """
+        seconds = self._timeout if timeout is UNSET else check_timeout(timeout)
+        buffers = _buffers_of(self._connection(seconds), seconds)
+        if buffers is None:
+            raise RequestError(Status.NOT_SUPPORTED, "The daemon shares no memory with this connection.")
+        return buffers.allocator.allocate(length)
+
+    def digest_in_place(
+        self, algorithm: str, part: Allocation, length: int, *, provider: str = "", timeout: Timeout = UNSET
+    ) -> bytes:
+        """The digest of the first `length` bytes of a part."""
+
+        def make(_: CryptoResourceId, where: SharedBuffers) -> m.SharedDigestRequest:
+            return m.SharedDigestRequest(algorithm, where.range(part, length), provider)
+
+        return self._in_place(m.DigestReply, make, None, part, timeout).digest
+
+    def mac_in_place(self, key: Key, algorithm: str, part: Allocation, length: int, *, timeout: Timeout = UNSET) -> Mac:
+        """The MAC of the first `length` bytes of a part."""
+
+        def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedMacRequest:
+            return m.SharedMacRequest(resource, algorithm, where.range(part, length))
+
+        reply = self._in_place(m.MacReply, make, key, part, timeout)
+        return Mac(reply.mac, reply.version)
+
+    def encrypt_in_place(
+        self,
+        key: Key,
+        algorithm: str,
+        part: Allocation,
+        length: int,
+        *,
+        aad: Buffer = b"",
+        nonce: Buffer = b"",
+        timeout: Timeout = UNSET,
+    ) -> m.SharedEncryptReply:
+        """Encrypt the first `length` bytes of a part; the ciphertext takes their place, and its `length` is told.
+
+        Do not change them until this returns. Raises as `encrypt`.
+        """
+        associated, given = octets(aad), octets(nonce)
+
+        def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptRequest:
+            source, target = where.range(part, length), where.range(part, part.length)
+            return m.SharedEncryptRequest(resource, algorithm, source, target, associated, given)
+
+        return self._in_place(m.SharedEncryptReply, make, key, part, timeout)
+
+    def decrypt_in_place(
+        self,
+        key: Key,
+        algorithm: str,
+        part: Allocation,
+        length: int,
+        *,
+        nonce: Buffer = b"",
+        tag: Buffer = b"",
+        aad: Buffer = b"",
+        version: int = 0,
+        timeout: Timeout = UNSET,
+    ) -> m.SharedDecryptReply:
+        """Decrypt the first `length` bytes of a part; the plaintext takes their place once its tag was verified.
+
+        Raises DecryptionFailed whatever is wrong; the part is as it was then.
+        """
+        associated, given, tagged = octets(aad), octets(nonce), octets(tag)
+
+        def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedDecryptRequest:
+            source, target = where.range(part, length), where.range(part, part.length)
+            return m.SharedDecryptRequest(resource, algorithm, source, target, associated, given, tagged, version)
+
+        return self._in_place(m.SharedDecryptReply, make, key, part, timeout)
+
+    def _in_place(
+        self,
+        kind: type[_Reply],
+        make: Callable[[CryptoResourceId, SharedBuffers], msgspec.Struct],
+        key: Key | None,
+        part: Allocation,
+        timeout: Timeout,
+    ) -> _Reply:
+        def attempt(connection: Connection, left: float | None) -> _Reply:
+            buffers = _buffers_of(connection, left)
+            if buffers is None or part.allocator is not buffers.allocator:
+                raise ConnectionLost(
+                    Status.CONNECTION_LOST,
+                    "This memory was given back, or the connection that it belonged to is lost; allocate it again.",
+                )
+            resource = _NO_KEY if key is None else self._resource(connection, key, left)
+            try:
+                reply = decode_reply(connection.exchange(encode_request, make(resource, buffers), left))
+            except HsmBridgeError as problem:
+                if isinstance(problem, ConnectionLost) or problem.status is Status.OPERATION_TIMED_OUT:
+                    # The daemon may still write there; nobody else is to get it.
+                    part.abandon()
+                raise
+            if not isinstance(reply, kind):
+                raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
+            return reply
+
+        return self._attempt(attempt, () if key is None else (key,), timeout)
+
+    def _large_digest(self, algorithm: str, data: bytes, provider: str, timeout: Timeout) -> m.DigestReply | None:
+        def make(_: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedDigestRequest:
+            return m.SharedDigestRequest(algorithm, buffers.range(part, len(data)), provider)
+
+        return self._large(m.DigestReply, make, data, None, timeout, lambda reply, _: reply)
+
+    def _large_mac(self, key: Key, algorithm: str, data: bytes, timeout: Timeout) -> m.MacReply | None:
+        def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedMacRequest:
+            return m.SharedMacRequest(resource, algorithm, buffers.range(part, len(data)))
+
+        return self._large(m.MacReply, make, data, key, timeout, lambda reply, _: reply)
+
+    def _large_encrypt(
+        self, key: Key, algorithm: str, data: bytes, aad: bytes, nonce: bytes, timeout: Timeout
+    ) -> Ciphertext | None:
+        def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedEncryptRequest:
+            source, target = buffers.range(part, len(data)), buffers.range(part, part.length)
+            return m.SharedEncryptRequest(resource, algorithm, source, target, aad, nonce)
+
+        def take(reply: m.SharedEncryptReply, part: Allocation) -> Ciphertext:
+            return Ciphertext(reply.version, reply.nonce, bytes(part.view[: reply.length]), reply.tag)
+
+        return self._large(m.SharedEncryptReply, make, data, key, timeout, take)
+
+    def _large_decrypt(self, key: Key, algorithm: str, given: Ciphertext, aad: bytes, timeout: Timeout) -> bytes | None:
+        data = given.ciphertext
+
+        def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedDecryptRequest:
+            source, target = buffers.range(part, len(data)), buffers.range(part, part.length)
+            return m.SharedDecryptRequest(
+                resource, algorithm, source, target, aad, given.nonce, given.tag, given.version
+            )
+
+        def take(reply: m.SharedDecryptReply, part: Allocation) -> bytes:
+            return bytes(part.view[: reply.length])
+
+        return self._large(m.SharedDecryptReply, make, data, key, timeout, take)
+
+    def _large(
+        self,
+        kind: type[_Reply],
+        make: Callable[[CryptoResourceId, SharedBuffers, Allocation], msgspec.Struct],
+        data: bytes,
+        key: Key | None,
+        timeout: Timeout,
+        take: Callable[[_Reply, Allocation], _Result],
+    ) -> _Result | None:
+        seconds = self._timeout if timeout is UNSET else check_timeout(timeout)
+        connection = self._connection(seconds)
+        buffers = _buffers_of(connection, seconds)
+        if buffers is None:
+            return None
+        try:
+            resource = _NO_KEY if key is None else self._resource(connection, key, seconds)
+            part = buffers.allocator.allocate(len(data) + _ROOM)
+        except (ConnectionLost, LimitError):
+            return None
+        ended = False
+        try:
+            part.view[: len(data)] = data
+            reply = decode_reply(connection.exchange(encode_request, make(resource, buffers, part), seconds))
+            ended = True
+            if not isinstance(reply, kind):
+                raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
+            return take(reply, part)
+        except SafeToRepeat:
+            return None
+        except HsmBridgeError as problem:
+            # Past its deadline an operation may go on without its caller, and write.
+            ended = not isinstance(problem, ConnectionLost) and problem.status is not Status.OPERATION_TIMED_OUT
+            if problem.status is Status.RESOURCE_NOT_FOUND:
+                # The ordinary way looks the slot up once more: it may have been made anew.
+                return None
+            raise
+        finally:
+            if ended:
+                part.release()
+            else:
+                part.abandon()
+
+
+def _buffers_of(connection: Connection, seconds: float | None) -> SharedBuffers | None:
+    """The shared memory of a connection, asked for once; None where there is none."""
+    with connection.sharing:
+        if not connection.shared_asked:
+            connection.shared_asked = True
+            try:
+                connection.shared = _share(connection, seconds)
+            except (HsmBridgeError, OSError):
+                # An older daemon, or one without memory to share; everything goes through the socket.
+                connection.shared = None
+        found = connection.shared
+    return found if isinstance(found, SharedBuffers) else None
+
+
+def _share(connection: Connection, seconds: float | None) -> SharedBuffers | None:
+    received: deque[int] = deque()
+    connection.descriptors = received
+    try:
+        for _ in range(_ATTEMPTS):
+            request = m.ShareMemoryRequest(min(SHARED_SIZE, connection.max_frame))
+            reply = decode_reply(connection.exchange(encode_request, request, seconds))
+            if isinstance(reply, m.ShareMemoryReply) and received:
+                return _mapped(reply, received[-1])
+        return None
+    finally:
+        connection.descriptors = None
+        for descriptor in received:
+            os.close(descriptor)
+
+
+def _mapped(reply: m.ShareMemoryReply, descriptor: int) -> SharedBuffers | None:
+    # Sealed, or it could shrink under this process as well.
+    sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    if not sealed or os.fstat(descriptor).st_size != reply.size:
+        return None
+    block = memoryview(mmap.mmap(descriptor, reply.size))
+    return SharedBuffers(reply.buffer, MemoryAllocator(block, shared=True))

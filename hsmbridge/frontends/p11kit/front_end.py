@@ -1,0 +1,104 @@
+"""The p11-kit front end: a unix stream socket, one connection an application process. It makes and counts connections.
+
+What a connection does is in `connection`; here is what all of them share.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from hsmbridge.engine.runner import Runner
+from hsmbridge.frontends.p11kit.connection import P11KitConnection
+from hsmbridge.frontends.p11kit.directory import Directory
+from hsmbridge.frontends.p11kit.pins import PinCounter
+from hsmbridge.frontends.p11kit.settings import P11KitSettings
+from hsmbridge.service.dispatcher import Dispatcher
+
+
+class Turns(Protocol):
+    """Knows of all front ends together who speaks, and so whether staying with one client holds up another."""
+
+    def hear(self, connection: object, *, single: bool) -> None:
+        """Somebody sent something."""
+        ...
+
+    def alone(self) -> bool:
+        """Whether one client has been the only one for a while, and asks for one thing at a time."""
+        ...
+
+
+class P11KitFrontEnd:
+    """Makes and counts connections."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        settings: P11KitSettings,
+        *,
+        stamp: Callable[[], bytes],
+        watch_deadlines: Callable[[], None],
+        turns: Turns,
+    ) -> None:
+        """Prepare to take connections.
+
+        Args:
+            loop: the event loop that it lives on.
+            dispatcher: what requests mean.
+            runner: what carries them out.
+            settings: what the configuration says.
+            stamp: a value that differs after any change of the store.
+            watch_deadlines: has somebody look at deadlines as long as operations wait.
+            turns: whose turn it is.
+        """
+        self.loop = loop
+        self.dispatcher = dispatcher
+        self.runner = runner
+        self.settings = settings
+        self.directory = Directory(settings.tokens, stamp, loop.time)
+        self.pins = PinCounter(settings.pin, loop.time)
+        self.watch_deadlines = watch_deadlines
+        self.turns = turns
+        self.thread = threading.get_ident()
+        self.connections: set[P11KitConnection] = set()
+        self._per_principal: Counter[str] = Counter()
+        self._draining = False
+        self._left = asyncio.Event()
+
+    def connection(self) -> P11KitConnection:
+        """A protocol for one new connection."""
+        return P11KitConnection(self)
+
+    def admit(self, connection: P11KitConnection, principal: str) -> bool:
+        """Count a connection in, if there is room for it."""
+        settings = self.settings
+        if (
+            self._draining
+            or len(self.connections) >= settings.max_connections
+            or self._per_principal[principal] >= settings.max_connections_per_principal
+        ):
+            return False
+        self.connections.add(connection)
+        self._per_principal[principal] += 1
+        return True
+
+    def leave(self, connection: P11KitConnection, principal: str) -> None:
+        """Count a connection out."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._left.set()
+            self._per_principal[principal] -= 1
+            if not self._per_principal[principal]:
+                del self._per_principal[principal]
+
+    async def drain(self) -> None:
+        """Take no further calls, answer those under way, and close every connection."""
+        self._draining = True
+        for connection in tuple(self.connections):
+            connection.finish()
+        while self.connections:
+            self._left.clear()
+            await self._left.wait()

@@ -1,0 +1,78 @@
+"""Uses of keys over shared memory: the ordinary operations, with data taken from there and results put there.
+
+Read in place: what is digested, and the plaintext of an AEAD encryption; a client that changes it meanwhile gets the
+digest or ciphertext of something in between. Everything else is copied first: messages that are authenticated, and
+ciphertexts, whose plaintext is put into the target when the tag was verified and not before.
+"""
+
+from typing import cast
+
+from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import Kind, algorithm
+from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.engine.steps import Steps
+from hsmbridge.service.key_use import Keys, KeyUse
+from hsmbridge.service.session import Session
+from hsmbridge.service.shared_memory import SharedMemory
+
+
+class SharedUse:
+    """One method an operation."""
+
+    def __init__(self, use: KeyUse) -> None:
+        """Args: what does the operations themselves."""
+        self._use = use
+
+    def digest(self, session: Session, request: m.SharedDigestRequest) -> Steps[m.DigestReply]:
+        data = _in_place(_memory(session), request.source)
+        return (yield from self._use.digest(m.DigestRequest(request.algorithm, data, request.provider)))
+
+    def mac(self, session: Session, request: m.SharedMacRequest, keys: Keys) -> Steps[m.MacReply]:
+        message = _memory(session).copy(request.source)
+        return (yield from self._use.mac(m.MacRequest(request.key, request.algorithm, message), keys))
+
+    def encrypt(self, session: Session, request: m.SharedEncryptRequest, keys: Keys) -> Steps[m.SharedEncryptReply]:
+        memory = _memory(session)
+        # Before anything is encrypted: a nonce is spent by then.
+        _check_target(memory, request.target, request.source.length)
+        in_place = algorithm(request.algorithm).kind is Kind.AEAD
+        plaintext = _in_place(memory, request.source) if in_place else memory.copy(request.source)
+        reply = yield from self._use.encrypt(
+            m.EncryptRequest(request.key, request.algorithm, plaintext, request.aad, request.nonce), keys
+        )
+        memory.put(request.target, reply.ciphertext)
+        return m.SharedEncryptReply(reply.version, reply.nonce, reply.tag, len(reply.ciphertext))
+
+    def decrypt(self, session: Session, request: m.SharedDecryptRequest, keys: Keys) -> Steps[m.SharedDecryptReply]:
+        memory = _memory(session)
+        memory.view(request.target)
+        reply = yield from self._use.decrypt(
+            m.DecryptRequest(
+                request.key,
+                request.algorithm,
+                memory.copy(request.source),
+                request.aad,
+                request.nonce,
+                request.tag,
+                request.version,
+            ),
+            keys,
+        )
+        memory.put(request.target, reply.plaintext)
+        return m.SharedDecryptReply(reply.version, len(reply.plaintext))
+
+
+def _memory(session: Session) -> SharedMemory:
+    if session.memory is None:
+        raise RequestError(Status.INVALID_ARGUMENT, "This connection has no shared memory; ask for some first.")
+    return session.memory
+
+
+def _in_place(memory: SharedMemory, where: m.SharedRange) -> bytes:
+    # Providers and the codec take any buffer; that this one is no bytes is nobody's business but theirs.
+    return cast(bytes, memory.view(where))
+
+
+def _check_target(memory: SharedMemory, target: m.SharedRange, length: int) -> None:
+    if len(memory.view(target)) < length:
+        raise RequestError(Status.INVALID_ARGUMENT, "The target range is too short for the result.")

@@ -1,0 +1,130 @@
+"""The data plane of the client: used where there is one, done without where there is none, careful after a failure."""
+
+import msgspec
+import pytest
+
+from hsmbridge.client import CryptoStack, MemoryAllocator
+from hsmbridge.client.data_plane import SHARED_FROM, SharedBuffers
+from hsmbridge.core import messages as m
+from hsmbridge.core.errors import (
+    ConnectionLost,
+    DecryptionFailed,
+    ProviderError,
+    RequestError,
+    ResourceError,
+    Status,
+    WireError,
+)
+from tests.unit.client.echo_daemon import Answer, EchoDaemon, Peer, hang_up, let_wait
+
+GCM = "AES-256-GCM"
+LARGE = bytes(range(256)) * (SHARED_FROM // 256)
+
+
+def share(stack: CryptoStack) -> SharedBuffers:
+    """Give the connection memory that no daemon sees; what a test's daemon answers is enough."""
+    connection = stack._connection(5)
+    connection.shared_asked = True
+    connection.shared = buffers = SharedBuffers(7, MemoryAllocator.private(1 << 20))
+    return buffers
+
+
+def raising(status: Status, kind: type[Exception]) -> Answer:
+    def answer(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        raise kind(status)
+
+    return answer
+
+
+def without_descriptor(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+    assert isinstance(request, m.ShareMemoryRequest)
+    return m.ShareMemoryReply(1, request.size)
+
+
+@pytest.mark.parametrize("answer", [raising(Status.UNKNOWN_OPERATION, WireError), without_descriptor])
+def test_without_shared_memory_everything_goes_through_the_socket(
+    daemon: EchoDaemon, stack: CryptoStack, answer: Answer
+) -> None:
+    daemon.answers[m.ShareMemoryRequest] = answer
+    for _ in range(3):
+        sealed = stack.encrypt("web", GCM, LARGE)
+        assert stack.decrypt("web", GCM, sealed) == LARGE
+    assert daemon.requests(m.ShareMemoryRequest) <= 2, "it is asked for once, and again where the descriptor was lost"
+    with pytest.raises(RequestError) as refusal:
+        stack.allocate(10)
+    assert refusal.value.status is Status.NOT_SUPPORTED
+
+
+def test_small_data_never_asks_for_memory(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    stack.encrypt("web", GCM, LARGE[:-1])
+    assert daemon.requests(m.ShareMemoryRequest) == 0
+
+
+def test_large_data_is_named_and_not_sent(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers = share(stack)
+
+    def encrypt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        assert isinstance(request, m.SharedEncryptRequest)
+        assert request.source == m.SharedRange(7, 0, len(LARGE))
+        assert request.target.length >= len(LARGE)
+        return m.SharedEncryptReply(3, b"n" * 12, b"t" * 16, len(LARGE))
+
+    daemon.answers[m.SharedEncryptRequest] = encrypt
+    assert stack.encrypt("web", GCM, LARGE).version == 3
+    assert daemon.requests(m.EncryptRequest) == 0
+    assert buffers.allocator.available == buffers.allocator.size
+
+
+def test_a_refusal_is_raised_and_the_part_comes_back(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers = share(stack)
+    daemon.answers[m.SharedDecryptRequest] = raising(Status.DECRYPTION_FAILED, DecryptionFailed)
+    with pytest.raises(DecryptionFailed):
+        stack.decrypt("web", GCM, LARGE, nonce=b"n" * 12, tag=b"t" * 16)
+    assert daemon.requests(m.DecryptRequest) == 0
+    assert buffers.allocator.available == buffers.allocator.size
+
+
+def test_a_slot_made_anew_is_left_to_the_ordinary_way(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    share(stack)
+    daemon.answers[m.SharedEncryptRequest] = raising(Status.RESOURCE_NOT_FOUND, ResourceError)
+    assert stack.encrypt("web", GCM, LARGE).ciphertext == LARGE[::-1]
+
+
+def test_where_the_daemon_may_still_write_nobody_else_gets_the_memory(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers = share(stack)
+    daemon.answers[m.SharedEncryptRequest] = raising(Status.OPERATION_TIMED_OUT, ProviderError)
+    with pytest.raises(ProviderError):
+        stack.encrypt("web", GCM, LARGE)
+    left = buffers.allocator.available
+    assert left < buffers.allocator.size
+    part = buffers.allocator.allocate(1000)
+    with pytest.raises(ProviderError):
+        stack.encrypt_in_place("web", GCM, part, 1000)
+    part.release()
+    assert buffers.allocator.available <= left - 1000
+
+
+def test_what_may_have_been_carried_out_is_not_sent_again(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    share(stack)
+    daemon.answers[m.SharedEncryptRequest] = hang_up
+    with pytest.raises(ConnectionLost):
+        stack.encrypt("web", GCM, LARGE)
+    assert daemon.requests(m.EncryptRequest) == 0
+
+
+def test_memory_of_a_lost_connection_is_not_used_on_the_next(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    part = share(stack).allocator.allocate(100)
+    daemon.hang_up()
+    stack.ping()
+    share(stack)
+    with pytest.raises(ConnectionLost):
+        stack.digest_in_place("SHA-256", part, 100)
+
+
+def test_a_call_that_gives_up_waiting_abandons_its_part(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers = share(stack)
+    daemon.answers[m.SharedMacRequest] = let_wait
+    with pytest.raises(ProviderError) as refusal:
+        stack.mac("web", "HMAC-SHA256", LARGE, timeout=0.01)
+    assert refusal.value.status is Status.OPERATION_TIMED_OUT
+    assert buffers.allocator.available <= buffers.allocator.size - len(LARGE)

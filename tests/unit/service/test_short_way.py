@@ -1,0 +1,357 @@
+"""The short way: quick where everything is as it was, and never a use that the long way would refuse."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from hsmbridge.core import calls
+from hsmbridge.core import messages as m
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind, parse_slot_name
+from hsmbridge.core.operations import OPERATIONS
+from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.core.policy import NoncePolicy, Role
+from hsmbridge.keys.access import SlotEntry
+from hsmbridge.keys.slots import Slots
+from hsmbridge.providers.software import SoftwareProvider
+from hsmbridge.service.key_access import KeyAccess
+from hsmbridge.service.shared_memory import SharedMemory
+from hsmbridge.service.short_way import PLANS_MAX, Prepared
+from hsmbridge.storage.records import SlotId
+from hsmbridge.storage.store import Store
+from tests.conformance.backends import AesGcmSeal
+from tests.unit.service.served import Served
+from tests.unit.storage.opened import ALICE, BOB, open_at
+
+SEAL = AesGcmSeal(AESGCM.generate_key(128))
+GCM = "AES-256-GCM"
+
+
+class Quiet(Served):
+    """A service whose audit wants no records of good uses: only then is there a short way."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.providers["plain"] = SoftwareProvider(SEAL)
+
+    def wants(self, operation: str, status: Status) -> bool:
+        return status is not Status.OK
+
+    def restart_provider(self) -> None:
+        self.providers["plain"] = SoftwareProvider(SEAL)
+
+    def at_once(self, request: msgspec.Struct, principal: str = ALICE) -> msgspec.Struct | None:
+        """What the short way answers; None where it leaves the request to the long way."""
+        answer = self.dispatcher.at_once(self.session(principal), request)
+        assert not isinstance(answer, Prepared)
+        return answer
+
+
+@dataclass(frozen=True)
+class Use:
+    """One kind of request that has a short way. `request` makes it, after what it needs was made the long way."""
+
+    name: str
+    key_type: str
+    permissions: P
+    request: Callable[[Quiet, CryptoResourceId, str], msgspec.Struct]
+    reply: type[msgspec.Struct]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _decryption(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
+    made = service.ask(m.EncryptRequest(key, GCM, b"plaintext"), m.EncryptReply, principal)
+    return m.DecryptRequest(key, GCM, made.ciphertext, b"", made.nonce, made.tag)
+
+
+def _memory(service: Quiet, principal: str) -> SharedMemory:
+    session = service.session(principal)
+    if session.memory is None:
+        session.memory, descriptor = SharedMemory.make(4096, 4096)
+        os.close(descriptor)
+    return session.memory
+
+
+def _shared_encryption(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
+    memory = _memory(service, principal)
+    return m.SharedEncryptRequest(
+        key, GCM, m.SharedRange(memory.buffer, 0, 100), m.SharedRange(memory.buffer, 200, 100)
+    )
+
+
+def _shared_decryption(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
+    memory = _memory(service, principal)
+    made = service.ask(m.EncryptRequest(key, GCM, b"plaintext"), m.EncryptReply, principal)
+    source = m.SharedRange(memory.buffer, 0, len(made.ciphertext))
+    memory.put(source, made.ciphertext)
+    target = m.SharedRange(memory.buffer, 100, 100)
+    return m.SharedDecryptRequest(key, GCM, source, target, b"", made.nonce, made.tag)
+
+
+SECRET = P.ENCRYPT | P.DECRYPT | P.GENERATE
+SIGN, MAC = P.SIGN | P.GENERATE, P.SIGN | P.VERIFY | P.GENERATE
+USES = (
+    Use("sign", "EC-P256", SIGN, lambda s, k, p: m.SignRequest(k, "ECDSA-P256-SHA256", b"message"), m.SignReply),
+    Use(
+        "sign-many",
+        "EC-P256",
+        SIGN,
+        lambda s, k, p: m.SignManyRequest(k, "ECDSA-P256-SHA256", (b"one", b"two")),
+        m.SignManyReply,
+    ),
+    Use("mac", "HMAC-SHA256", MAC, lambda s, k, p: m.MacRequest(k, "HMAC-SHA256", b"message"), m.MacReply),
+    Use("shared-encrypt", "AES-256", SECRET, _shared_encryption, m.SharedEncryptReply),
+    Use("shared-decrypt", "AES-256", SECRET, _shared_decryption, m.SharedDecryptReply),
+    Use("encrypt", "AES-256", SECRET, lambda s, k, p: m.EncryptRequest(k, GCM, b"plaintext"), m.EncryptReply),
+    Use("decrypt", "AES-256", SECRET, _decryption, m.DecryptReply),
+)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Quiet]:
+    made = Quiet(tmp_path)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def elsewhere(service: Quiet, tmp_path: Path) -> Iterator[Slots]:
+    """Another daemon process on the same store, of which this one knows by the change counter alone."""
+    store = open_at(tmp_path, service.store.changes)
+    yield Slots(store)
+    store.close()
+
+
+def planned(service: Quiet, use: Use, principal: str = ALICE) -> msgspec.Struct:
+    """A request that the short way answers by a plan that it has kept."""
+    if principal == ALICE:
+        service.slot("web", use.key_type, use.permissions, "plain")
+    key = service.id("uid-1000/web", principal)
+    request = use.request(service, key, principal)
+    service.ask(request, use.reply, principal)
+    for _ in range(3):
+        before = len(service.calls)
+        assert isinstance(service.at_once(request, principal), use.reply)
+        assert len(service.calls) == before + 1
+    assert service.session(principal).plans
+    return request
+
+
+def refused(service: Quiet, request: msgspec.Struct, principal: str = ALICE) -> Status:
+    """The status that a request is refused with, both ways, without a call to the provider."""
+    before = len(service.calls)
+    assert service.at_once(request, principal) is None
+    with pytest.raises(HsmBridgeError) as refusal:
+        service.ask(request, msgspec.Struct, principal)
+    assert len(service.calls) == before
+    assert service.audited[-1].status is refusal.value.status
+    return refusal.value.status
+
+
+def slot_id(store: Store) -> SlotId:
+    record = store.find(parse_slot_name("uid-1000/web", ALICE))
+    assert record is not None
+    return record.id
+
+
+each_use = pytest.mark.parametrize("use", USES, ids=str)
+
+
+@each_use
+def test_after_a_revocation_nothing_is_answered(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    service.ask(m.SlotRevokeRequest("web"), m.SlotInfo)
+    assert refused(service, request) is Status.KEY_STATE_FORBIDS
+
+
+@each_use
+def test_after_a_destruction_nothing_is_answered_nor_by_a_new_slot_of_that_name(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    service.ask(m.SlotDestroyRequest("web"), m.Empty)
+    assert refused(service, request) is Status.RESOURCE_NOT_FOUND
+    service.slot("web", use.key_type, P.GENERATE, "plain")
+    assert service.at_once(request) is None
+
+
+@each_use
+def test_after_an_ungrant_the_one_who_had_access_sees_no_slot_and_the_others_go_on(service: Quiet, use: Use) -> None:
+    own = planned(service, use)
+    service.ask(m.SlotGrantRequest("web", BOB, Role.USE, int(use.permissions)), m.SlotInfo)
+    request = planned(service, use, BOB)
+    service.ask(m.SlotUngrantRequest("web", BOB), m.SlotInfo)
+    assert refused(service, request, BOB) is Status.RESOURCE_NOT_FOUND
+    assert isinstance(service.at_once(own), use.reply)
+
+
+@each_use
+def test_a_grant_that_takes_a_permission_away_counts_at_once(service: Quiet, use: Use) -> None:
+    planned(service, use)
+    service.ask(m.SlotGrantRequest("web", BOB, Role.USE, int(use.permissions)), m.SlotInfo)
+    request = planned(service, use, BOB)
+    service.ask(m.SlotGrantRequest("web", BOB, Role.USE, int(P.GENERATE)), m.SlotInfo)
+    assert refused(service, request, BOB) is Status.KEY_OPERATION_NOT_PERMITTED
+
+
+@each_use
+def test_after_a_rotation_the_new_version_serves(service: Quiet, use: Use) -> None:
+    planned(service, use)
+    service.ask(m.SlotRotateRequest("web"), m.SlotInfo)
+    request = use.request(service, service.id("web"), ALICE)
+    assert getattr(service.ask(request, use.reply), "version", None) == 2
+    assert getattr(service.at_once(request), "version", None) == 2
+
+
+def test_what_an_older_version_encrypted_is_decrypted_by_it_after_a_rotation(service: Quiet) -> None:
+    request = planned(service, USES[-1])
+    service.ask(m.SlotRotateRequest("web"), m.SlotInfo)
+    # The new version cannot, so the short way leaves it alone.
+    assert service.ask(request, m.DecryptReply).version == 1
+    assert service.at_once(request) is None
+    assert service.ask(request, m.DecryptReply) == m.DecryptReply(b"plaintext", 1)
+
+
+@each_use
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda slots, id_: slots.revoke(id_, 0), Status.KEY_STATE_FORBIDS),
+        (lambda slots, id_: slots.begin_destroy(id_, 0), Status.KEY_STATE_FORBIDS),
+        (lambda slots, id_: slots.grant(id_, ALICE, Role.ADMINISTER, P.GENERATE), Status.KEY_OPERATION_NOT_PERMITTED),
+    ],
+    ids=["revoke", "destroy", "grant"],
+)
+def test_what_another_process_changes_counts_at_once(
+    service: Quiet, elsewhere: Slots, use: Use, change: Callable[[Slots, SlotId], object], status: Status
+) -> None:
+    request = planned(service, use)
+    change(elsewhere, slot_id(service.store))
+    assert refused(service, request) is status
+
+
+@each_use
+def test_a_slot_read_anew_by_another_thread_while_the_plan_is_looked_at_is_not_used_by_the_old_plan(
+    service: Quiet, elsewhere: Slots, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = planned(service, use)
+    elsewhere.revoke(slot_id(service.store), 0)
+    as_ever = KeyAccess.is_current
+
+    def with_another_thread(access: KeyAccess, entry: SlotEntry) -> bool:
+        access._keys.refresh(entry)
+        return as_ever(access, entry)
+
+    monkeypatch.setattr(KeyAccess, "is_current", with_another_thread)
+    before = len(service.calls)
+    assert service.at_once(request) is None
+    assert len(service.calls) == before
+
+
+@each_use
+def test_after_a_restart_of_the_provider_the_key_is_loaded_again(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    service.restart_provider()
+    assert service.at_once(request) is None
+    assert isinstance(service.ask(request, use.reply), use.reply)
+    assert isinstance(service.at_once(request), use.reply)
+
+
+@each_use
+def test_the_id_of_a_slot_is_no_id_of_a_key_and_means_nothing_on_another_connection(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    id_ = service.id("web")
+    another_kind = msgspec.structs.replace(request, key=CryptoResourceId(id_.number, ResourceKind.KEY))
+    assert refused(service, another_kind) is Status.RESOURCE_NOT_FOUND
+    assert refused(service, request, BOB) is Status.RESOURCE_NOT_FOUND
+
+
+@each_use
+def test_an_algorithm_that_does_not_fit_goes_the_long_way_to_its_refusal(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    for algorithm in ("RSA-PSS-SHA256", "AES-256-CBC", "HMAC-SHA384", "no such algorithm"):
+        assert refused(service, msgspec.structs.replace(request, algorithm=algorithm)) is not Status.OK
+
+
+def test_a_failure_of_the_provider_is_left_to_the_long_way(service: Quiet) -> None:
+    request = planned(service, USES[0])
+    service.failures[calls.SignCall] = ProviderError(Status.PROVIDER_FAILED)
+    assert service.at_once(request) is None
+    assert isinstance(service.ask(request, m.SignReply), m.SignReply)
+
+
+def test_a_ciphertext_that_was_tampered_with_is_refused(service: Quiet) -> None:
+    request = planned(service, USES[-1])
+    assert isinstance(request, m.DecryptRequest)
+    forged = msgspec.structs.replace(request, tag=bytes(len(request.tag)))
+    assert service.at_once(forged) is None
+    with pytest.raises(HsmBridgeError) as refusal:
+        service.ask(forged, m.DecryptReply)
+    assert refusal.value.status is Status.DECRYPTION_FAILED
+
+
+def test_no_nonce_is_used_twice_whichever_way_was_taken(service: Quiet) -> None:
+    request = planned(service, USES[-2])
+    nonces = set()
+    for number in range(1500):
+        answer = None if number % 3 == 0 else service.at_once(request)
+        reply = service.ask(request, m.EncryptReply) if answer is None else answer
+        assert isinstance(reply, m.EncryptReply)
+        nonces.add(reply.nonce)
+    assert len(nonces) == 1500
+
+
+def test_nonces_of_the_caller_are_never_taken_on_the_short_way(service: Quiet) -> None:
+    service.slot("web", "AES-256", SECRET, "plain", nonce_policy=NoncePolicy.CALLER)
+    for number in range(3):
+        request = m.EncryptRequest(service.id("web"), GCM, b"plaintext", b"", number.to_bytes(12, "big"))
+        assert service.at_once(request) is None
+        assert service.ask(request, m.EncryptReply).nonce == request.nonce
+        assert refused(service, request) is Status.NONCE_REUSED
+
+
+def test_a_session_keeps_a_bounded_number_of_plans(service: Quiet) -> None:
+    request = planned(service, USES[0])
+    plans = service.session().plans
+    plan = next(iter(plans.values()))
+    plans.update({(m.SignRequest, number, "other"): plan for number in range(PLANS_MAX)})
+    service.ask(m.SlotRotateRequest("web"), m.SlotInfo)
+    service.ask(request, m.SignReply)
+    assert isinstance(service.at_once(request), m.SignReply)
+    assert len(plans) <= PLANS_MAX
+
+
+def test_where_every_use_is_audited_nothing_goes_the_short_way(tmp_path: Path) -> None:
+    service = Served(tmp_path)
+    service.slot("web", "EC-P256", SIGN, "plain")
+    request = m.SignRequest(service.id("web"), "ECDSA-P256-SHA256", b"message")
+    for _ in range(3):
+        service.ask(request, m.SignReply)
+        assert service.dispatcher.at_once(service.session(), request) is None
+    assert [record.operation for record in service.audited[-3:]] == ["sign"] * 3
+    service.store.close()
+
+
+def test_what_has_a_short_way_is_tried_here(service: Quiet) -> None:
+    # A new one has to be added to the table above.
+    tried = {use.name for use in USES}
+    known = {row.name for row in OPERATIONS.values() if row.request in service.dispatcher._short_way._answers}
+    assert known == tried
+
+
+def test_a_bad_range_of_shared_memory_is_refused_both_ways_and_spends_no_call(service: Quiet) -> None:
+    service.slot("web", "AES-256", SECRET, "plain")
+    key = service.id("web")
+    service.ask(_shared_encryption(service, key, ALICE), m.SharedEncryptReply)
+    buffer = _memory(service, ALICE).buffer
+    good, bad = m.SharedRange(buffer, 0, 100), m.SharedRange(buffer, 4000, 100)
+    for source, target in ((bad, good), (good, bad), (good, m.SharedRange(buffer, 0, 99))):
+        encryption = m.SharedEncryptRequest(key, GCM, source, target)
+        assert refused(service, encryption) is Status.INVALID_ARGUMENT
+    decryption = m.SharedDecryptRequest(key, GCM, bad, good, b"", bytes(12), bytes(16))
+    assert refused(service, decryption) is Status.INVALID_ARGUMENT
