@@ -1,0 +1,5 @@
+"""`python -m est.cli`."""
+
+from est.cli.app import main
+
+main()

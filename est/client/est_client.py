@@ -1,0 +1,328 @@
+"""The operations of EST (RFC 7030 section 4), each with every check before anything is handed on."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+
+from est import keys, oids, refusals
+from est.asn1.csrattrs import Attribute, parse_csrattrs
+from est.asn1.der import octets
+from est.client.checks import check_received
+from est.client.cmc import CmcTransaction, check_full_response, full_request, pending_query
+from est.client.configuration import ClientConfiguration
+from est.client.results import Enrolled, Pending, ServerMadeKey
+from est.client.session import DEFAULT_RETRY, Body, Reply, Session, not_found
+from est.cms.certs_only import parse_certs_only
+from est.cms.enveloped import Opener
+from est.cms.key_package import open_key
+from est.cms.signed import key_identifier
+from est.csr.demands import Demands, demands_of
+from est.csr.linking import Link, challenge
+from est.csr.request import Plan, Wishes, plan, sign_request
+from est.http import media_type
+from est.http.multipart import parse_multipart
+from est.http.payload import decode
+from est.tls.channel_binding import binding_value
+from est.tls.connection import Connection
+from est.trust.anchors import TrustedBy
+from est.trust.path import verify_path
+from est.trust.roll_over import CaCertificates, first_anchors, rolled_over
+
+
+class EstClient:
+    """A client of one EST server; a context manager. Not for use by two threads at once."""
+
+    def __init__(self, configuration: ClientConfiguration) -> None:
+        self._configuration = configuration
+        self._session = Session(configuration)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+    def cacerts(self, confirm: Callable[[x509.Certificate], bool] | None = None) -> CaCertificates:
+        """Fetch the CA certificates (section 4.1).
+
+        Args:
+            confirm: asked about a root if the server was authenticated by an Implicit anchor.
+
+        Raises:
+            CertificateError: nothing in the reply is to be trusted.
+        """
+        reply = self._session.perform("cacerts")
+        if reply.status != 200:
+            raise not_found()
+        if reply.type.name != media_type.PKCS7 or reply.type.smime_type not in {"", "certs-only"}:
+            raise refusals.malformed(f"The reply to /cacerts is of type {reply.type.name!r}, not {media_type.PKCS7}.")
+        received = parse_certs_only(self._session.decoded(reply)).certificates
+        if reply.trusted_by is TrustedBy.EXPLICIT:
+            return rolled_over(received, self._configuration.anchors.explicit)
+        for one in received:
+            if confirm is not None and confirm(one):
+                return first_anchors(received, one)
+        raise refusals.untrusted(
+            "These CA certificates came over a connection that only the Web's CAs vouch for; confirm one."
+        )
+
+    def csrattrs(self) -> Demands:
+        """What the server wants of requests (section 4.5); nothing, if it says nothing.
+
+        Raises:
+            WireError: the reply cannot be read.
+            AccessError: it asks for what the policy forbids.
+        """
+        reply = self._session.perform("csrattrs")
+        if reply.status in {204, 404} or not reply.body.strip():
+            return Demands()
+        if reply.type.name != media_type.CSRATTRS:
+            raise refusals.malformed(f"The reply to /csrattrs is of type {reply.type.name!r}.")
+        return demands_of(parse_csrattrs(self._session.decoded(reply)), self._configuration.demand_policy)
+
+    def enroll(self, key: keys.Key, wishes: Wishes, demands: Demands | None = None) -> Enrolled | Pending:
+        """Get a certificate for a key (section 4.2.1).
+
+        Args:
+            demands: of the server; asked for if None.
+        """
+        return self._enroll("simpleenroll", key, wishes, demands)
+
+    def reenroll(self, key: keys.Key, current: x509.Certificate, demands: Demands | None = None) -> Enrolled | Pending:
+        """Renew a certificate, or with another key rekey it (section 4.2.2): the same names, byte for byte."""
+        wanted = demands if demands is not None else self.csrattrs()
+        # The names of the certificate are kept, whatever a template says.
+        kept = Demands(key=wanted.key, digests=wanted.digests, challenge_password=wanted.challenge_password)
+        return self._enroll("simplereenroll", key, Wishes.like(current), kept)
+
+    def _enroll(self, operation: str, key: keys.Key, wishes: Wishes, demands: Demands | None) -> Enrolled | Pending:
+        planned = plan(wishes, demands if demands is not None else self.csrattrs(), key.signer.public_key())
+        return self._ask(operation, key, planned)
+
+    def resume(
+        self, pending: Pending, key: keys.Key, wishes: Wishes, demands: Demands | None = None
+    ) -> Enrolled | Pending:
+        """Ask again for what was pending, with the same key and wishes.
+
+        Raises:
+            RequestError: too early, another server, or another key.
+        """
+        self._check_resumable(pending, pending.operation)
+        if pending.key_id != _key_id(key):
+            raise refusals.unwanted("The pending request belongs to another server or key.")
+        if pending.operation == "fullcmc":
+            return self._full_cmc(key, wishes, demands, pending)
+        planned = plan(wishes, demands if demands is not None else Demands(), key.signer.public_key())
+        return self._ask(pending.operation, key, planned, pending)
+
+    def _check_resumable(self, pending: Pending, operation: str) -> None:
+        if time.time() < pending.not_before:
+            raise refusals.unwanted("It is too early to ask again; the server said when.")
+        if pending.server != str(self._configuration.address) or pending.operation != operation:
+            raise refusals.unwanted("The pending request belongs to another server, key or operation.")
+
+    def _ask(self, operation: str, key: keys.Key, planned: Plan, before: Pending | None = None) -> Enrolled | Pending:
+        self._need_anchors()
+        request = _LateRequest(self._configuration.link, key, planned, before.request if before else b"")
+        reply = self._session.perform(operation, Body(media_type.PKCS10, request.make))
+        if reply.status == 202:
+            return self._pending(operation, key, reply, request.repeatable, before)
+        return self._checked(self._certificates(reply), key, planned)
+
+    def _need_anchors(self) -> None:
+        """Before anything is sent: without anchors, what comes back could not be checked."""
+        if not self._configuration.anchors.explicit:
+            raise refusals.untrusted("There are no Explicit trust anchors to check a certificate with; get them first.")
+
+    def _pending(self, operation: str, key: keys.Key, reply: Reply, request: bytes, before: Pending | None) -> Pending:
+        now = time.time()
+        first = before.first_asked if before else now
+        return Pending(operation, str(self._configuration.address), now + reply.wait, first, _key_id(key), request)
+
+    def _certificates(self, reply: Reply) -> tuple[x509.Certificate, ...]:
+        if reply.status != 200:
+            raise not_found()
+        if reply.type.name != media_type.PKCS7 or reply.type.smime_type not in {"", "certs-only"}:
+            raise refusals.malformed(f"The reply is of type {reply.type.name!r}, not a certs-only message.")
+        return parse_certs_only(self._session.decoded(reply)).certificates
+
+    def _checked(self, received: tuple[x509.Certificate, ...], key: keys.Key, planned: Plan) -> Enrolled:
+        return check_received(
+            received,
+            key.signer.public_key(),
+            self._configuration.anchors,
+            subject=planned.subject,
+            extensions=planned.extensions,
+            accept_differences=self._configuration.accept_differences,
+        )
+
+    def full_cmc(self, key: keys.Key, wishes: Wishes, demands: Demands | None = None) -> Enrolled | Pending:
+        """Get a certificate by a full CMC request (section 4.3)."""
+        return self._full_cmc(key, wishes, demands, None)
+
+    def _full_cmc(
+        self, key: keys.Key, wishes: Wishes, demands: Demands | None, before: Pending | None
+    ) -> Enrolled | Pending:
+        planned = plan(wishes, demands if demands is not None else Demands(), key.signer.public_key())
+        self._need_anchors()
+        transaction, token = (
+            CmcTransaction.of_note(before.request) if before and before.request else (CmcTransaction(), b"")
+        )
+        request = _LateRequest(self._configuration.link, key, planned)
+
+        def make(connection: Connection) -> bytes:
+            if token:
+                return pending_query(transaction, token, key, self._configuration.identity)
+            return full_request(transaction, request.make(connection), key, self._configuration.identity)
+
+        reply = self._session.perform("fullcmc", Body(media_type.CMC_REQUEST, make))
+        if reply.status == 202:
+            return self._pending("fullcmc", key, reply, before.request if before else b"", before)
+        if reply.type.smime_type == "certs-only":
+            return self._checked(self._certificates(reply), key, planned)
+        if reply.type.name != media_type.PKCS7 or reply.type.smime_type != "cmc-response":
+            raise not_found() if reply.status == 404 else refusals.malformed("The reply is not a CMC response.")
+        anchors = self._configuration.anchors
+        received, waiting = check_full_response(self._session.decoded(reply), transaction, anchors)
+        if waiting is not None:
+            note = transaction.note(waiting.pending_token) if waiting.pending_token else b""
+            pending = self._pending("fullcmc", key, replace(reply, wait=DEFAULT_RETRY), note, before)
+            until = waiting.pending_until
+            return replace(pending, not_before=until.timestamp()) if until else pending
+        return self._checked(received, key, planned)
+
+    def server_keygen(
+        self,
+        signer: keys.Key,
+        wishes: Wishes,
+        opener: Opener | None = None,
+        *,
+        recipient: x509.Certificate | None = None,
+        allow_plain: bool = False,
+        before: Pending | None = None,
+    ) -> ServerMadeKey | Pending:
+        """Have the server make a key pair (section 4.4).
+
+        Args:
+            signer: signs the request; its public key is not the one that is certified.
+            opener: with what the sealed key is opened.
+            recipient: whose key the server shall encrypt for; without it, the first shared key of `opener`.
+            allow_plain: take a key that is protected by TLS alone.
+            before: what an earlier call ended with; its request is sent again where it is not linked to a connection.
+
+        Raises:
+            AccessError: the key came in the clear and that was not allowed.
+            CertificateError: it does not fit the certificate, or nobody trusted signed it.
+            RequestError: it is too early to ask again, or `before` belongs to another server or operation.
+        """
+        if before is not None:
+            self._check_resumable(before, "serverkeygen")
+        planned = plan(wishes, Demands(), signer.signer.public_key())
+        self._need_anchors()
+        planned = planned.with_attributes(*_key_transport(opener, recipient))
+        request = _LateRequest(self._configuration.link, signer, planned, before.request if before else b"")
+        reply = self._session.perform("serverkeygen", Body(media_type.PKCS10, request.make))
+        if reply.status == 202:
+            return self._pending("serverkeygen", signer, reply, request.repeatable, before)
+        if reply.status != 200 or reply.type.name != media_type.MULTIPART:
+            raise (
+                not_found() if reply.status == 404 else refusals.malformed("The reply is not a key and a certificate.")
+            )
+        pkcs8, encrypted, received = self._key_and_certificates(reply, opener, allow_plain=allow_plain)
+        public_key = _public_key_of(pkcs8)
+        enrolled = check_received(
+            received,
+            public_key,
+            self._configuration.anchors,
+            subject=planned.subject,
+            extensions=planned.extensions,
+            accept_differences=self._configuration.accept_differences,
+        )
+        return ServerMadeKey(enrolled, pkcs8, encrypted)
+
+    def _key_and_certificates(
+        self, reply: Reply, opener: Opener | None, *, allow_plain: bool
+    ) -> tuple[bytes, bool, tuple[x509.Certificate, ...]]:
+        lenient = self._configuration.lenient
+        pkcs8, encrypted, received = b"", False, tuple[x509.Certificate, ...]()
+        for part in parse_multipart(reply.type, reply.body):
+            if part.type.name == media_type.PKCS8:
+                if not allow_plain:
+                    raise refusals.denied("The server sent the private key without encryption; it was not taken.")
+                pkcs8 = decode(part.body, lenient=lenient)
+            elif part.type.name == media_type.PKCS7 and part.type.smime_type == "server-generated-key":
+                pkcs8, encrypted = self._opened(decode(part.body, lenient=lenient), opener), True
+            elif part.type.name == media_type.PKCS7:
+                received = parse_certs_only(decode(part.body, lenient=lenient)).certificates
+        if not pkcs8 or not received:
+            raise refusals.malformed("The reply lacks the key or the certificate.")
+        return pkcs8, encrypted, received
+
+    def _opened(self, der: bytes, opener: Opener | None) -> bytes:
+        if opener is None:
+            raise refusals.unwanted("The server sent an encrypted key, and there is nothing to open it with.")
+        pkcs8, signed = open_key(der, opener)
+        if signed.signer is None:
+            raise refusals.untrusted("Nobody signed the key that the server sent.")
+        anchors = self._configuration.anchors
+        verify_path(signed.signer, (*signed.certificates, *anchors.intermediates), anchors.explicit)
+        return pkcs8
+
+
+class _LateRequest:
+    """A request that is signed when its connection stands."""
+
+    def __init__(self, link: Link, key: keys.Key, planned: Plan, kept: bytes = b"") -> None:
+        self._link = link
+        self._key = key
+        self._plan = planned
+        self.repeatable = kept
+        """The request if it may be sent again as it is, or b""."""
+
+    def make(self, connection: Connection) -> bytes:
+        binding = binding_value(connection.sock, self._link, demanded=self._plan.link_demanded)
+        if binding:
+            self.repeatable = b""
+            return sign_request(self._plan, self._key, challenge(binding))
+        if not self.repeatable:
+            self.repeatable = sign_request(self._plan, self._key)
+        return self.repeatable
+
+
+def _key_id(key: keys.Key) -> str:
+    return hashlib.sha256(keys.spki(key.signer.public_key())).hexdigest()
+
+
+def _key_transport(opener: Opener | None, recipient: x509.Certificate | None) -> tuple[Attribute, ...]:
+    if recipient is not None:
+        name = octets(key_identifier(recipient.public_key()))
+        return (Attribute(oids.ASYMM_DECRYPT_KEY_ID, (name,)), Attribute(oids.SMIME_CAPABILITIES, (_CAPABILITIES,)))
+    if opener is not None and opener.shared:
+        name = octets(opener.shared[0].name)
+        return (Attribute(oids.DECRYPT_KEY_ID, (name,)), Attribute(oids.SMIME_CAPABILITIES, (_CAPABILITIES,)))
+    return ()
+
+
+# SMIMECapabilities: AES-256-CBC, AES-128-CBC.
+_CAPABILITIES = bytes.fromhex("301a300b060960864801650304012a300b0609608648016503040102")
+
+
+def _public_key_of(pkcs8: bytes) -> CertificatePublicKeyTypes:
+    try:
+        private = serialization.load_der_private_key(pkcs8, None)
+    except (ValueError, TypeError):
+        raise refusals.malformed("The key that the server sent is no PKCS#8 private key.") from None
+    return keys.SoftwareKey(private).signer.public_key()

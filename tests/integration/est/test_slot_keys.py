@@ -1,0 +1,293 @@
+"""Keys that stay in slots, over EST: device, CA and renewals, with TLS 1.2 and 1.3; no file has anything of them."""
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from est.ca.profile import Profile
+from est.client import Enrolled, EstClient, ServerMadeKey
+from est.cms.enveloped import Opener
+from est.csr.demands import Demands
+from est.csr.linking import Link
+from est.http.authorization import Credentials
+from est.key_places import KeyPlaces, SlotKey
+from est.keys import Key, SoftwareKey
+from est.tls.connection import ClientIdentity, TlsLimits
+from hsmbridge.client import KeyOperationPermission
+from hsmbridge.core.errors import CertificateError, KeyUseError, RequestError, ResourceError
+from hsmbridge.lab.lab import Lab
+from tests.integration.est.command import PASSWORD, Server, est_here, root_fingerprint
+from tests.integration.est.lab import TLS12, TLS13, USERS, make_site, named
+
+P = KeyOperationPermission
+LOGIN = Credentials("device", USERS["device"])
+_numbers = count()
+
+each_provider = pytest.mark.parametrize("provider", ["software", "softhsm", "tpm"])
+each_key_type = pytest.mark.parametrize("key_type", ["EC-P256", "RSA-2048"])
+each_version = pytest.mark.parametrize("tls", [TLS12, TLS13], ids=["TLS 1.2", "TLS 1.3"])
+
+
+@pytest.fixture
+def places(hsmbridge_lab: Lab) -> Iterator[KeyPlaces]:
+    with KeyPlaces(hsmbridge_lab.socket) as made:
+        yield made
+
+
+def new_name() -> str:
+    return f"est-{os.getpid()}-{next(_numbers)}"
+
+
+def enrolled(result: object) -> Enrolled:
+    assert isinstance(result, Enrolled)
+    return result
+
+
+def identity(key: Key, got: Enrolled) -> ClientIdentity:
+    return ClientIdentity(key, (got.certificate, *got.chain[:-1]))
+
+
+@each_version
+@each_key_type
+@each_provider
+def test_a_key_in_a_slot_enrols_renews_and_is_succeeded_by_another(
+    places: KeyPlaces, provider: str, key_type: str, tls: TlsLimits
+) -> None:
+    site = make_site()
+    key = places.make(f"slot:{new_name()}", key_type, provider)
+    with site.serving() as listener:
+        with EstClient(site.client(listener, credentials=LOGIN, tls=tls)) as client:
+            first = enrolled(client.enroll(key, named("device", "device.example")))
+        with EstClient(site.client(listener, identity=identity(key, first), tls=tls)) as client:
+            renewed = enrolled(client.reenroll(key, first.certificate))
+        successor = places.make(f"slot:{new_name()}", key_type, provider)
+        # The old key authenticates the connection, and the new one signs the request.
+        with EstClient(site.client(listener, identity=identity(key, renewed), tls=tls)) as client:
+            rekeyed = enrolled(client.reenroll(successor, renewed.certificate))
+        with EstClient(site.client(listener, identity=identity(successor, rekeyed), tls=tls)) as client:
+            enrolled(client.reenroll(successor, rekeyed.certificate))
+    assert rekeyed.certificate.subject == first.certificate.subject
+    assert rekeyed.certificate.public_key() == successor.signer.public_key() != key.signer.public_key()
+    requesters = [one.requester for one in site.authority.record.certificates()]
+    assert requesters[-4:] == ["user:device", *["certificate:CN=device"] * 3]
+
+
+@each_provider
+def test_a_request_by_a_slot_is_linked_to_its_connection(places: KeyPlaces, provider: str) -> None:
+    site = make_site(Profile(link=True))
+    key = places.make(f"slot:{new_name()}", "EC-P256", provider)
+    with site.serving() as listener:
+        for link, tls in ((Link.REQUIRE, TLS12), (Link.EXPORTER, TLS13)):
+            with EstClient(site.client(listener, credentials=LOGIN, link=link, tls=tls)) as client:
+                enrolled(client.enroll(key, named("device")))
+
+
+@each_provider
+def test_full_cmc_is_signed_in_the_slot(places: KeyPlaces, provider: str) -> None:
+    site = make_site()
+    key = places.make(f"slot:{new_name()}", "EC-P256", provider)
+    with site.serving() as listener:
+        with EstClient(site.client(listener, credentials=LOGIN)) as client:
+            got = enrolled(client.full_cmc(key, named("device")))
+        with EstClient(site.client(listener, identity=identity(key, got))) as client:
+            enrolled(client.full_cmc(key, named("device")))
+
+
+@each_key_type
+@each_provider
+def test_a_ca_whose_keys_are_in_slots_issues_and_revokes(places: KeyPlaces, provider: str, key_type: str) -> None:
+    made: list[Key] = []
+
+    def make() -> Key:
+        made.append(places.make(f"slot:{new_name()}", key_type, provider))
+        return made[-1]
+
+    site = make_site(key=make)
+    key = places.make(f"slot:{new_name()}", "EC-P256", "software")
+    with site.serving() as listener, EstClient(site.client(listener, credentials=LOGIN)) as client:
+        got = enrolled(client.enroll(key, named("device")))
+    got.certificate.verify_directly_issued_by(site.authority.issuer.certificate)
+    site.authority.revoke(f"{got.certificate.serial_number:x}")
+    crl = site.authority.crl()
+    assert crl.is_signature_valid(made[1].signer.public_key())
+    assert crl.get_revoked_certificate_by_serial_number(got.certificate.serial_number)
+
+
+# SoftHSM knows OAEP with SHA-1 only, and the server seals with SHA-256.
+@pytest.mark.parametrize("provider", ["software", "tpm"])
+def test_a_key_that_the_server_made_goes_from_slot_to_slot(places: KeyPlaces, provider: str) -> None:
+    site = make_site()
+    name = new_name()
+    places.stack.create_slot(
+        name, "RSA-2048", P.SIGN | P.VERIFY | P.DECRYPT | P.GENERATE, providers=[provider], sign_and_decrypt=True
+    )
+    key = places.open(f"slot:{name}")
+    assert isinstance(key.signer, rsa.RSAPrivateKey)
+    target = f"slot:{new_name()}"
+    with site.serving() as listener:
+        with EstClient(site.client(listener, credentials=LOGIN)) as client:
+            own = enrolled(client.enroll(SlotKey(places.stack, name), named("device"), Demands()))
+        with EstClient(site.client(listener, identity=identity(key, own))) as client:
+            made = client.server_keygen(key, named("made"), Opener(rsa=key.signer), recipient=own.certificate)
+        assert isinstance(made, ServerMadeKey)
+        assert made.was_encrypted
+        taken = places.take_in(target, made.pkcs8, "software")
+        with EstClient(site.client(listener, identity=identity(taken, made.enrolled))) as client:
+            enrolled(client.reenroll(taken, made.enrolled.certificate))
+    assert taken.signer.public_key() == made.enrolled.certificate.public_key()
+    with pytest.raises(ResourceError):
+        places.take_in(target, made.pkcs8, "software")
+
+
+def secrets_of(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> tuple[bytes, ...]:
+    """What of a private key must not be in any file: its numbers, as octets."""
+    numbers = private.private_numbers()
+    if isinstance(numbers, rsa.RSAPrivateNumbers):
+        secret: tuple[int, ...] = (numbers.d, numbers.p, numbers.q)
+    else:
+        secret = (numbers.private_value,)
+    return tuple(one.to_bytes((one.bit_length() + 7) // 8, "big") for one in secret)
+
+
+def spellings(secret: bytes) -> Iterable[bytes]:
+    """Ways that octets may be written: as they are, turned round, in hex, in base64 wherever they begin."""
+    yield from (secret, secret[::-1], secret.hex().encode(), secret.hex().upper().encode())
+    for before in range(3):
+        # What the first and last characters are depends on the octets around them.
+        yield base64.b64encode(bytes(before) + secret)[4 : 4 + (len(secret) - 6) // 3 * 4]
+
+
+def files_with(secrets: Iterable[bytes], *folders: Path) -> list[Path]:
+    wanted = [one for secret in secrets for one in spellings(secret)]
+    found = []
+    for path in (one for folder in folders for one in folder.rglob("*") if one.is_file() and not one.is_symlink()):
+        raw = path.read_bytes()
+        # Lines of a PEM file are put together, or its base64 would not be found.
+        if any(one in raw or one in raw.replace(b"\n", b"") for one in wanted):
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("provider", ["software", "softhsm", "tpm"])
+@pytest.mark.parametrize("key_type", ["EC-P256", "RSA-2048"])
+def test_no_file_has_the_private_key_after_enrolling_renewing_and_rekeying(
+    hsmbridge_lab: Lab, places: KeyPlaces, tmp_path: Path, provider: str, key_type: str
+) -> None:
+    known = ec.generate_private_key(ec.SECP256R1()) if key_type == "EC-P256" else rsa.generate_private_key(65537, 2048)
+    pem = tmp_path / "found.pem"
+    pem.write_bytes(SoftwareKey(known).to_pem())
+    assert files_with(secrets_of(known), tmp_path) == [pem], "the search finds what there is"
+    pem.unlink()
+    old, new, ca = (f"slot:{new_name()}" for _ in range(3))
+    pkcs8 = known.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    places.take_in(old, pkcs8, provider)
+    at = ("--socket", hsmbridge_lab.socket)
+    est_here("ca", "init", tmp_path / "ca", *at, "--slots", ca.removeprefix("slot:"), "--provider", provider)
+    (tmp_path / "ca" / "users").write_text(f"device:{PASSWORD}\n")
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    server = Server(tmp_path / "ca", *at)
+    try:
+        est_here(
+            "bootstrap", server.address, "--fingerprint", root_fingerprint(tmp_path), "--out", tmp_path / "anchors.pem"
+        )
+        common = (server.address, "--ca", tmp_path / "anchors.pem", *at)
+        login = ("--user", "device", "--password-file", tmp_path / "password")
+        cert, after = tmp_path / "cert.pem", tmp_path / "after.pem"
+        est_here("enroll", *common, *login, "--key", old, "--cert", cert, "--subject", "CN=device")
+        est_here("renew", *common, "--key", old, "--cert", cert)
+        assert (
+            "another place"
+            in est_here(
+                "rekey", *common, "--key", old, "--cert", cert, "--new-key", old, "--new-cert", after, expect=11
+            ).stderr
+        )
+        rekeyed = ("rekey", *common, "--key", old, "--cert", cert, "--new-key", new, "--new-cert", after)
+        assert "--provider" in est_here(*rekeyed, expect=11).stderr
+        est_here(*rekeyed, "--provider", provider, "--key-type", key_type)
+        est_here("renew", *common, "--key", new, "--cert", after)
+    finally:
+        assert server.stop() == 0
+    est_here("ca", "crl", tmp_path / "ca", *at, "--out", tmp_path / "crl.pem")
+    assert files_with(secrets_of(known), tmp_path, hsmbridge_lab.directory) == []
+    assert not list(tmp_path.rglob("*.key"))
+    assert all(b"PRIVATE KEY" not in one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+
+
+def test_a_key_that_the_server_made_is_imported_and_never_written(
+    hsmbridge_lab: Lab, places: KeyPlaces, tmp_path: Path
+) -> None:
+    at = ("--socket", hsmbridge_lab.socket)
+    est_here("ca", "init", tmp_path / "ca")
+    (tmp_path / "ca" / "users").write_text(f"device:{PASSWORD}\n")
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    own, made = new_name(), new_name()
+    places.stack.create_slot(
+        own, "RSA-2048", P.SIGN | P.VERIFY | P.DECRYPT | P.GENERATE, providers=["tpm"], sign_and_decrypt=True
+    )
+    server = Server(tmp_path / "ca")
+    try:
+        est_here(
+            "bootstrap", server.address, "--fingerprint", root_fingerprint(tmp_path), "--out", tmp_path / "anchors.pem"
+        )
+        common = (server.address, "--ca", tmp_path / "anchors.pem", *at)
+        login = ("--user", "device", "--password-file", tmp_path / "password")
+        mine = ("--client-key", f"slot:{own}", "--client-cert", tmp_path / "cert.pem")
+        est_here(
+            "enroll", *common, *login, "--key", f"slot:{own}", "--cert", tmp_path / "cert.pem", "--subject", "CN=device"
+        )
+        before = {one for one in tmp_path.rglob("*") if one.is_file()}
+        out = ("--out-key", f"slot:{made}", "--out-cert", tmp_path / "made.pem", "--subject", "CN=made")
+        assert "--provider" in est_here("serverkeygen", *common, *mine, *out, expect=11).stderr
+        told = est_here("serverkeygen", *common, *mine, *out, "--provider", "softhsm", "--json")
+        assert json.loads(told.stdout)["subject"] == "CN=made"
+        written = {one for one in tmp_path.rglob("*") if one.is_file()} - before
+        assert {one.name for one in written} <= {"made.pem", "record.sqlite-wal", "record.sqlite-shm"}
+        est_here("renew", *common, "--key", f"slot:{made}", "--cert", tmp_path / "made.pem")
+        assert "already" in est_here("serverkeygen", *common, *mine, *out, "--provider", "softhsm", expect=11).stderr
+    finally:
+        assert server.stop() == 0
+    certificate = x509.load_pem_x509_certificate((tmp_path / "made.pem").read_bytes())
+    assert places.open(f"slot:{made}").signer.public_key() == certificate.public_key()
+
+
+def test_a_slot_that_was_rotated_signs_no_longer_for_its_old_certificate(places: KeyPlaces) -> None:
+    site = make_site()
+    name = new_name()
+    key = places.make(f"slot:{name}", "EC-P256", "softhsm")
+    with site.serving() as listener:
+        with EstClient(site.client(listener, credentials=LOGIN)) as client:
+            got = enrolled(client.enroll(key, named("device")))
+        places.stack.rotate(name)
+        with (
+            EstClient(site.client(listener, identity=identity(key, got))) as client,
+            pytest.raises(KeyUseError, match="version"),
+        ):
+            client.reenroll(key, got.certificate)
+        with (
+            EstClient(site.client(listener, identity=identity(places.open(f"slot:{name}"), got))) as client,
+            pytest.raises(CertificateError, match="private key"),
+        ):
+            client.reenroll(key, got.certificate)
+
+
+def test_what_cannot_sign_is_refused_by_name(places: KeyPlaces, tmp_path: Path) -> None:
+    name = new_name()
+    places.stack.create_slot(name, "X25519", P.DERIVE | P.GENERATE, providers=["software"])
+    with pytest.raises(RequestError, match="cannot sign"):
+        places.open(f"slot:{name}")
+    with pytest.raises(ResourceError):
+        places.open(f"slot:{new_name()}")
+    with pytest.raises(RequestError, match="cannot be read"):
+        places.open(str(tmp_path / "nothing.pem"))
+    refused = est_here("renew", "localhost", "--key", "slot:", "--cert", tmp_path / "c.pem", expect=11)
+    assert "slot:NAME" in refused.stderr

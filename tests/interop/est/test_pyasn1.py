@@ -1,0 +1,107 @@
+"""The ASN.1 modules of the RFCs as pyasn1-alt-modules has them, against what we write and read."""
+
+import pytest
+from pyasn1.codec.der import decoder, encoder  # type: ignore[import-untyped]  # has no types
+from pyasn1.type import namedtype, univ  # type: ignore[import-untyped]  # has no types
+from pyasn1_alt_modules import rfc5280, rfc6402, rfc8951, rfc9908  # type: ignore[import-untyped]  # has no types
+
+from est import oids
+from est.asn1 import cmc, der
+from est.asn1.csrattrs import Attribute, dump_csrattrs, parse_csrattrs
+from est.asn1.template import ExtensionPart, KeyPart, NamePart, Template, dump_template, parse_template
+from est.csr.demands import Demands
+from est.csr.request import plan, sign_request
+from tests.integration.est.lab import ec_key, named
+
+LINK = (Attribute(oids.CHALLENGE_PASSWORD, (b"\x13\x00",)),)
+TEMPLATES = [
+    Template(attributes=LINK),
+    Template(((NamePart("2.5.4.3", None),), (NamePart("2.5.4.10", b"\x0c\x07Example"),)), attributes=LINK),
+    Template(key=KeyPart(oids.RSA_ENCRYPTION, bits=3072), attributes=LINK),
+    Template(key=KeyPart(oids.EC_PUBLIC_KEY, oids.P384), attributes=LINK),
+    Template(extensions=(ExtensionPart("2.5.29.17"), ExtensionPart("2.5.29.15", True, b"\x03\x02\x07\x80"))),
+]
+PKI_DATA = univ.Sequence(
+    componentType=namedtype.NamedTypes(
+        namedtype.NamedType("controls", univ.Any()),
+        namedtype.NamedType("requests", univ.SequenceOf(componentType=rfc6402.TaggedRequest())),
+        namedtype.NamedType("cms", univ.Any()),
+        namedtype.NamedType("others", univ.Any()),
+    )
+)
+
+
+def reread(value: bytes, spec: object) -> bytes:
+    """What the other program writes after it read what we wrote."""
+    found, rest = decoder.decode(value, asn1Spec=spec)
+    assert not rest
+    written: bytes = encoder.encode(found)
+    return written
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_templates(template: Template) -> None:
+    written = dump_template(template)
+    assert reread(written, rfc9908.CertificationRequestInfoTemplate()) == written
+    assert parse_template(written) == template
+
+
+def test_a_template_that_the_other_program_made() -> None:
+    theirs = rfc9908.CertificationRequestInfoTemplate()
+    theirs["version"] = 0
+    name = rfc9908.SingleAttributeTemplate()
+    name["type"] = rfc5280.id_at_commonName
+    relative = rfc9908.RelativeDistinguishedNameTemplate()
+    relative[0] = name
+    names = rfc9908.RDNSequenceTemplate()
+    names[0] = relative
+    theirs["subject"]["rdnSequence"] = names
+    theirs["subjectPKInfo"]["algorithm"]["algorithm"] = univ.ObjectIdentifier(oids.EC_PUBLIC_KEY)
+    theirs["subjectPKInfo"]["algorithm"]["parameters"] = univ.Any(der.oid(oids.P256))
+    theirs["attributes"][0]["type"] = univ.ObjectIdentifier(oids.CHALLENGE_PASSWORD)
+    theirs["attributes"][0]["values"][0] = univ.Any(b"\x13\x00")
+    found = parse_template(encoder.encode(theirs))
+    assert found.subject == ((NamePart("2.5.4.3", None),),)
+    assert found.key == KeyPart(oids.EC_PUBLIC_KEY, oids.P256)
+    assert found.attributes == (Attribute(oids.CHALLENGE_PASSWORD, (b"\x13\x00",)),)
+
+
+def test_attributes() -> None:
+    items = (
+        oids.CHALLENGE_PASSWORD,
+        Attribute(oids.RSA_ENCRYPTION, (der.integer(4096),)),
+        Attribute(oids.CERTIFICATION_REQUEST_INFO_TEMPLATE, (dump_template(TEMPLATES[1]),)),
+    )
+    written = dump_csrattrs(items)
+    assert reread(written, rfc8951.CsrAttrs()) == written
+    assert parse_csrattrs(written).items == items
+
+
+def test_cmc() -> None:
+    key = ec_key()
+    csr = sign_request(plan(named("device"), Demands(), key.signer.public_key()), key)
+    nonce = cmc.Control(1, oids.CMC_SENDER_NONCE, (der.octets(b"nonce"),))
+    written = cmc.dump_request(cmc.CmcRequest((nonce,), ((2, csr),)))
+    found, rest = decoder.decode(written, asn1Spec=PKI_DATA)
+    assert not rest
+    request = found["requests"][0]
+    assert int(request["tcr"]["bodyPartID"]) == 2
+    assert encoder.encode(request["tcr"]["certificationRequest"]) == csr
+    assert encoder.encode(found) == written
+
+
+@pytest.mark.parametrize("info", [cmc.StatusInfo(0, (1,)), cmc.StatusInfo(2, (1, 2), "no", 9)])
+def test_cmc_status(info: cmc.StatusInfo) -> None:
+    written = cmc.dump_status(info)
+    assert reread(written, rfc6402.CMCStatusInfoV2()) == written
+    assert cmc.parse_status(written) == info
+
+
+def test_a_pending_cmc_status_that_the_other_program_made() -> None:
+    theirs = rfc6402.CMCStatusInfoV2()
+    theirs["cMCStatus"] = int(cmc.CmcStatus.PENDING)
+    theirs["bodyList"][0]["bodyPartID"] = 7
+    theirs["otherInfo"]["pendInfo"]["pendToken"] = b"token"
+    theirs["otherInfo"]["pendInfo"]["pendTime"] = "20300101000000Z"
+    found = cmc.parse_status(encoder.encode(theirs))
+    assert (found.status, found.parts, found.pending_token) == (cmc.CmcStatus.PENDING, (7,), b"token")
