@@ -108,6 +108,11 @@ class Case(ABC):
         """The type of the key that the case has made from its own, or "" where it makes none."""
         return ""
 
+    @property
+    def wraps(self) -> str:
+        """The type of the key that is wrapped or unwrapped, or "" where none is."""
+        return ""
+
     @abstractmethod
     def ask(self, stack: CryptoStack, key: CryptoResourceGuard | str, provider: str) -> Outcome:
         """Ask the service. Raises HsmBridgeError."""
@@ -348,6 +353,10 @@ class UnwrapCase(Case):
     def makes(self) -> str:
         return SECRET_TYPES[self.size]
 
+    @property
+    def wraps(self) -> str:
+        return self.makes
+
     def ask(self, stack: CryptoStack, key: CryptoResourceGuard | str, provider: str) -> Outcome:
         params = UnwrapKeyParams(algorithm=self.algorithm, key_type=self.makes, permissions=P.SIGN, format="raw")
         with stack.unwrap_key(key, params, self.wrapped) as made:
@@ -364,7 +373,11 @@ class WrapCase(Case):
 
     value: bytes
 
+    @property
+    def wraps(self) -> str:
+        return SECRET_TYPES[len(self.value)]
+
     def ask(self, stack: CryptoStack, key: CryptoResourceGuard | str, provider: str) -> Outcome:
-        params = ImportKeyParams(key_type=SECRET_TYPES[len(self.value)], permissions=P.EXPORT, format="raw")
+        params = ImportKeyParams(key_type=self.wraps, permissions=P.EXPORT, format="raw")
         with stack.import_key(params, self.value, provider=provider) as wrapped:
             return bytes(stack.wrap_key(key, wrapped, WrapKeyParams(algorithm=self.algorithm)))

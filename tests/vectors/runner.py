@@ -107,6 +107,8 @@ def _fit(case: Case, pinned: Pinned) -> Asked | LeftOut:
             return LeftOut(f"no key of type {case.makes} comes of {row.name}")
     if case.operation is KeyOperation.DERIVE and case.makes not in pinned.derives:
         return LeftOut(f"no key of type {case.makes} comes of {row.name}")
+    if case.wraps and case.wraps not in pinned.imports:
+        return LeftOut(f"keys of type {case.wraps} are not taken")
     if not case.keys:
         return Asked(case, None)
     refused = pinned.refuses.get(row.name, ())
