@@ -215,18 +215,27 @@ class KeyTransport:
 
         def make(target: calls.KeyTarget) -> Steps[calls.MadeKey]:
             value = secrets.token_bytes(_TRANSFER_KEY.bytes)
-            wrapped = yield from self._under(key.provider, value, P.WRAP, lambda kek: self._wrap_for(key, kek))
             form = "raw" if key.key_type.symmetric else "pkcs8"
-            return (
-                yield from self._under(
-                    choice.provider,
-                    value,
-                    P.UNWRAP,
-                    lambda kek: for_key(
-                        choice.provider, calls.UnwrapCall(kek, _TRANSFER.name, wrapped, form, b"", b"", target)
-                    ),
+            try:
+                wrapped = yield from self._under(key.provider, value, P.WRAP, lambda kek: self._wrap_for(key, kek))
+                return (
+                    yield from self._under(
+                        choice.provider,
+                        value,
+                        P.UNWRAP,
+                        lambda kek: for_key(
+                            choice.provider, calls.UnwrapCall(kek, _TRANSFER.name, wrapped, form, b"", b"", target)
+                        ),
+                    )
                 )
-            )
+            except (RequestError, DecryptionFailed) as refusal:
+                # What one token wraps is not always what another one reads.
+                if refusal.status not in {Status.NOT_SUPPORTED, Status.DECRYPTION_FAILED}:
+                    raise
+                raise error(
+                    Status.NOT_TRANSFERABLE,
+                    f"A key of type {key.key_type.name} cannot go wrapped from {key.provider} to {choice.provider}.",
+                ) from None
 
         return Plan(choice, make)
 
