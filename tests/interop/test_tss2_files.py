@@ -6,7 +6,7 @@ A file taken from a slot signs in openssl; a key that openssl made is taken into
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -170,10 +170,17 @@ def test_a_key_goes_to_another_tpm_that_tpm2_tools_described(
 # The commands, against a daemon
 
 
+@pytest.fixture(scope="module")
+def own_lab() -> Iterator[Lab]:
+    """A TPM without a resource manager has three slots: no other test's keys may lie in those that openssl needs."""
+    with Lab.start() as started:
+        yield started
+
+
 @pytest.fixture
-def lab(hsmbridge_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setenv("HSMBRIDGE_SOCKET", str(hsmbridge_lab.socket))
-    return hsmbridge_lab
+def lab(own_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("HSMBRIDGE_SOCKET", str(own_lab.socket))
+    return own_lab
 
 
 def lab_tcti(lab: Lab) -> str:
