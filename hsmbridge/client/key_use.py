@@ -72,12 +72,11 @@ class KeyUse(DataPlane):
         timeout: Timeout = UNSET,
     ) -> list[Signature]:
         """Sign many messages, all of one frame by the same key version. Raises the error of the first that failed."""
-        return [
-            Signature(signature, reply.version)
-            for part in parts([len(data) for data in messages], self.max_frame if messages else 0)
-            for reply in [self._sign_part(key, algorithm, messages[part], parameters, timeout)]
-            for signature in reply.signatures
-        ]
+        signatures: list[Signature] = []
+        for part in parts([len(data) for data in messages], self.max_frame if messages else 0):
+            reply = self._sign_part(key, algorithm, messages[part], parameters, timeout)
+            signatures += Signature.each(reply.signatures, reply.version)
+        return signatures
 
     def _sign_part(
         self,

@@ -1,5 +1,6 @@
 """What operations give back: bytes that know which key version made them, and the parts of what has several."""
 
+from collections.abc import Iterable
 from typing import Self
 
 import msgspec
@@ -14,6 +15,16 @@ class _VersionedBytes(bytes):
     def __new__(cls, value: bytes, version: int) -> Self:
         made = bytes.__new__(cls, value)  # as super() would, in two thirds of the time
         made.version = version
+        return made
+
+    @classmethod
+    def each(cls, values: Iterable[bytes], version: int) -> list[Self]:
+        """One of each value, all by the same key version."""
+        new, made = bytes.__new__, []
+        for value in values:
+            one = new(cls, value)
+            one.version = version
+            made.append(one)
         return made
 
     def __repr__(self) -> str:

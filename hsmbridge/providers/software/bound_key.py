@@ -3,6 +3,8 @@
 The classes of `schemes` are of this type. What a scheme does not do is refused here.
 """
 
+from collections.abc import Sequence
+
 from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.calls import Encapsulated, Encrypted
 from hsmbridge.core.errors import HsmBridgeError, KeyUseError, RequestError, Status
@@ -20,6 +22,10 @@ class BoundKey:
 
     def sign(self, message: bytes, parameters: SignatureParameters) -> bytes:
         raise self._cannot("sign")
+
+    def sign_many(self, messages: Sequence[bytes], parameters: SignatureParameters) -> list[bytes]:
+        sign = self.sign
+        return [sign(message, parameters) for message in messages]
 
     def verify(self, message: bytes, signature: bytes, parameters: SignatureParameters) -> None:
         raise self._cannot("verify")

@@ -91,8 +91,7 @@ class SoftwareProvider(SealedKeysProvider[KeyMaterial, BoundKey]):
     def sign_many(
         self, handle: int, row: Algorithm, messages: Sequence[bytes], parameters: SignatureParameters
     ) -> list[bytes]:
-        sign = self._bound(handle, row).sign
-        return [sign(message, parameters) for message in messages]
+        return self._bound(handle, row).sign_many(messages, parameters)
 
     def verify(
         self, handle: int, row: Algorithm, message: bytes, signature: bytes, parameters: SignatureParameters

@@ -1,5 +1,7 @@
 """Signatures: RSASSA-PKCS1-v1_5 and RSASSA-PSS (RFC 8017), ECDSA and EdDSA (FIPS 186-5), ML-DSA (FIPS 204)."""
 
+from collections.abc import Sequence
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
@@ -105,6 +107,12 @@ class Ecdsa(BoundKey):
         if parameters == DEFAULT_SIGNATURE:
             return self._private.sign(message, self._algorithm)
         return self._private.sign(message, self._choose(message, parameters))
+
+    def sign_many(self, messages: Sequence[bytes], parameters: SignatureParameters) -> list[bytes]:
+        if self._private is None or parameters != DEFAULT_SIGNATURE:
+            return super().sign_many(messages, parameters)
+        sign, algorithm = self._private.sign, self._algorithm
+        return [sign(message, algorithm) for message in messages]
 
     def verify(self, message: bytes, signature: bytes, parameters: SignatureParameters) -> None:
         chosen = self._algorithm if parameters == DEFAULT_SIGNATURE else self._choose(message, parameters)
