@@ -5,11 +5,11 @@ What a connection does is in `connection`; here is what all of them share.
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 from hsmbridge.engine.runner import Runner
+from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.p11kit.connection import P11KitConnection
 from hsmbridge.frontends.p11kit.directory import Directory
 from hsmbridge.frontends.p11kit.pins import PinCounter
@@ -29,7 +29,7 @@ class Turns(Protocol):
         ...
 
 
-class P11KitFrontEnd:
+class P11KitFrontEnd(Admission[P11KitConnection]):
     """Makes and counts connections."""
 
     def __init__(
@@ -63,42 +63,8 @@ class P11KitFrontEnd:
         self.watch_deadlines = watch_deadlines
         self.turns = turns
         self.thread = threading.get_ident()
-        self.connections: set[P11KitConnection] = set()
-        self._per_principal: Counter[str] = Counter()
-        self._draining = False
-        self._left = asyncio.Event()
+        super().__init__(settings.max_connections, settings.max_connections_per_principal)
 
     def connection(self) -> P11KitConnection:
         """A protocol for one new connection."""
         return P11KitConnection(self)
-
-    def admit(self, connection: P11KitConnection, principal: str) -> bool:
-        """Count a connection in, if there is room for it."""
-        settings = self.settings
-        if (
-            self._draining
-            or len(self.connections) >= settings.max_connections
-            or self._per_principal[principal] >= settings.max_connections_per_principal
-        ):
-            return False
-        self.connections.add(connection)
-        self._per_principal[principal] += 1
-        return True
-
-    def leave(self, connection: P11KitConnection, principal: str) -> None:
-        """Count a connection out."""
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self._left.set()
-            self._per_principal[principal] -= 1
-            if not self._per_principal[principal]:
-                del self._per_principal[principal]
-
-    async def drain(self) -> None:
-        """Take no further calls, answer those under way, and close every connection."""
-        self._draining = True
-        for connection in tuple(self.connections):
-            connection.finish()
-        while self.connections:
-            self._left.clear()
-            await self._left.wait()

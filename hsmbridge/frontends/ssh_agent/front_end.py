@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -20,6 +20,7 @@ from hsmbridge.core.errors import HsmBridgeError, RequestError, Status, WireErro
 from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.engine.runner import Runner
+from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.p11kit.asking import Asking
 from hsmbridge.frontends.ssh_agent.agent import Agent
 from hsmbridge.frontends.ssh_agent.identities import Identities
@@ -38,7 +39,7 @@ _PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
 
 
-class SshAgentFrontEnd:
+class SshAgentFrontEnd(Admission["SshAgentConnection"]):
     """Makes and counts connections."""
 
     def __init__(
@@ -68,45 +69,11 @@ class SshAgentFrontEnd:
         self.identities = Identities(settings.slots, stamp, loop.time)
         self.watch_deadlines = watch_deadlines
         self.thread = threading.get_ident()
-        self._connections: set[SshAgentConnection] = set()
-        self._per_principal: Counter[str] = Counter()
-        self._draining = False
-        self._left = asyncio.Event()
+        super().__init__(settings.max_connections, settings.max_connections_per_principal)
 
     def connection(self) -> "SshAgentConnection":
         """A protocol for one new connection."""
         return SshAgentConnection(self)
-
-    def admit(self, connection: "SshAgentConnection", principal: str) -> bool:
-        """Count a connection in, if there is room for it."""
-        settings = self.settings
-        if (
-            self._draining
-            or len(self._connections) >= settings.max_connections
-            or self._per_principal[principal] >= settings.max_connections_per_principal
-        ):
-            return False
-        self._connections.add(connection)
-        self._per_principal[principal] += 1
-        return True
-
-    def leave(self, connection: "SshAgentConnection", principal: str) -> None:
-        """Count a connection out."""
-        if connection in self._connections:
-            self._connections.discard(connection)
-            self._left.set()
-            self._per_principal[principal] -= 1
-            if not self._per_principal[principal]:
-                del self._per_principal[principal]
-
-    async def drain(self) -> None:
-        """Take no further messages, answer those under way, and close every connection."""
-        self._draining = True
-        for connection in tuple(self._connections):
-            connection.finish()
-        while self._connections:
-            self._left.clear()
-            await self._left.wait()
 
 
 class SshAgentConnection(asyncio.Protocol):
