@@ -46,12 +46,15 @@ def crl_pem(crl: bytes) -> str:
 
 def _content(data: bytes, wanted: frozenset[bytes], what: str) -> tuple[bytes, ...]:
     found = []
-    for der in _pem(data, wanted, what) if _BEGIN in data else _der(data, what):
+    # DER may hold the letters of a PEM's first line in a name: what is DER from end to end is no PEM.
+    elements = _der(data)
+    for der in _pem(data, wanted, what) if elements is None and _BEGIN in data else elements or ():
         found.append(der)
         if len(found) > ANCHORS_MAX:
             raise LimitError(Status.DATA_TOO_LARGE, f"The file holds more than {ANCHORS_MAX} of {what}; divide it.")
     if not found:
-        raise CertificateError(Status.CERTIFICATE_INVALID, f"The file holds no {what}.")
+        told = f"holds no {what}" if _BEGIN in data or not data else f"is no {what} in PEM or DER, or is damaged"
+        raise CertificateError(Status.CERTIFICATE_INVALID, f"The file {told}.")
     return tuple(found)
 
 
@@ -84,15 +87,16 @@ def _decoded(text: bytes, what: str) -> bytes:
     return der
 
 
-def _der(data: bytes, what: str) -> Iterator[bytes]:
-    """Elements of DER one after another, by their lengths (X.690 section 8.1)."""
-    position = 0
+def _der(data: bytes) -> list[bytes] | None:
+    """Elements of DER one after another, by their lengths (X.690 section 8.1); None for anything else."""
+    elements, position = [], 0
     while position < len(data):
         end = _element_end(data, position)
         if end is None:
-            raise CertificateError(Status.CERTIFICATE_INVALID, f"The file is no {what} in PEM or DER, or is damaged.")
-        yield data[position:end]
+            return None
+        elements.append(data[position:end])
         position = end
+    return elements
 
 
 def _element_end(data: bytes, start: int) -> int | None:
