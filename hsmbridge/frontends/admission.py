@@ -2,7 +2,10 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+
+from hsmbridge.core.errors import LimitError, Status, error
 
 
 class Finishing(Protocol):
@@ -23,25 +26,30 @@ class Admission(Generic[_C]):
         connections: those that were let in and have not left.
     """
 
-    def __init__(self, most: int, most_of_one_principal: int) -> None:
+    def __init__(self, most: int, most_of_one_principal: int, changed: Callable[[int], None] | None = None) -> None:
+        """`changed` is told the number of connections whenever it changes."""
         self.connections: set[_C] = set()
+        self._changed = changed
         self._most = most
         self._most_of_one_principal = most_of_one_principal
         self._per_principal: Counter[str] = Counter()
         self._draining = False
         self._left = asyncio.Event()
 
-    def admit(self, connection: _C, principal: str) -> bool:
-        """Count a connection in, if there is room for it."""
-        if (
-            self._draining
-            or len(self.connections) >= self._most
-            or self._per_principal[principal] >= self._most_of_one_principal
-        ):
-            return False
+    def admit(self, connection: _C, principal: str) -> None:
+        """Count a connection in. Raises LimitError (TOO_MANY_CONNECTIONS) or WireError (CONNECTION_LOST)."""
+        if self._draining:
+            raise error(Status.CONNECTION_LOST)
+        if len(self.connections) >= self._most:
+            raise LimitError(Status.TOO_MANY_CONNECTIONS, "The daemon has as many connections as it takes; try later.")
+        if self._per_principal[principal] >= self._most_of_one_principal:
+            raise LimitError(
+                Status.TOO_MANY_CONNECTIONS,
+                f"You have {self._per_principal[principal]} connections, as many as one user may; close some.",
+            )
         self.connections.add(connection)
         self._per_principal[principal] += 1
-        return True
+        self._tell()
 
     def leave(self, connection: _C, principal: str) -> None:
         """Count a connection out."""
@@ -51,9 +59,14 @@ class Admission(Generic[_C]):
             self._per_principal[principal] -= 1
             if not self._per_principal[principal]:
                 del self._per_principal[principal]
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed(len(self.connections))
 
     async def drain(self) -> None:
-        """Let nobody in any more, answer what is under way, and close every connection."""
+        """Let nobody in and take nothing more, answer what is under way, and close every connection."""
         self._draining = True
         for connection in tuple(self.connections):
             connection.finish()

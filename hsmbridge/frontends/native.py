@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -23,6 +22,7 @@ from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.messages import HelloReply, ShareMemoryReply, ShareMemoryRequest
 from hsmbridge.core.operations import HELLO_OPCODE
 from hsmbridge.engine.runner import Executor, Runner
+from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.outbox import ReplyOutbox
 from hsmbridge.service.dispatcher import Dispatcher, Outcome
 from hsmbridge.service.session import Session
@@ -85,7 +85,7 @@ class Limits:
     default_timeout: float
 
 
-class NativeFrontEnd:
+class NativeFrontEnd(Admission["NativeConnection"]):
     """Makes and counts connections."""
 
     def __init__(
@@ -110,7 +110,7 @@ class NativeFrontEnd:
             connections_changed: told the number of connections whenever it changes.
             daemon: the daemon's version.
         """
-        self._connections_changed = connections_changed
+        super().__init__(limits.max_connections, limits.max_connections_per_principal, connections_changed)
         self.loop = loop
         self.dispatcher = dispatcher
         self.runner = runner
@@ -119,43 +119,14 @@ class NativeFrontEnd:
         self.daemon = daemon
         self.longest_reply = HEADER_SIZE + body_limit(limits.max_frame)
         self.thread = threading.get_ident()
-        self.connections: set[NativeConnection] = set()
-        self._per_principal: Counter[str] = Counter()
         self._expiring = False
         self._speaker: object = None
         self._speaking_since = 0.0
         self._single = False
-        self._draining = False
-        self._left = asyncio.Event()
 
     def connection(self) -> "NativeConnection":
         """A protocol for one new connection."""
         return NativeConnection(self)
-
-    def admit(self, connection: "NativeConnection", principal: str) -> None:
-        """Count a connection in. Raises LimitError (TOO_MANY_CONNECTIONS) or WireError (CONNECTION_LOST)."""
-        if self._draining:
-            raise error(Status.CONNECTION_LOST)
-        if len(self.connections) >= self.limits.max_connections:
-            raise LimitError(Status.TOO_MANY_CONNECTIONS, "The daemon has as many connections as it takes; try later.")
-        if self._per_principal[principal] >= self.limits.max_connections_per_principal:
-            raise LimitError(
-                Status.TOO_MANY_CONNECTIONS,
-                f"You have {self._per_principal[principal]} connections, as many as one user may; close some.",
-            )
-        self.connections.add(connection)
-        self._per_principal[principal] += 1
-        self._connections_changed(len(self.connections))
-
-    def leave(self, connection: "NativeConnection", principal: str) -> None:
-        """Count a connection out."""
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self._left.set()
-            self._per_principal[principal] -= 1
-            if not self._per_principal[principal]:
-                del self._per_principal[principal]
-            self._connections_changed(len(self.connections))
 
     def hear(self, connection: object, *, single: bool) -> None:
         """Somebody sent something, here or at another front end; `single` where it was one request and no more."""
@@ -187,15 +158,6 @@ class NativeFrontEnd:
             # Whatever happened to one of them, the others have deadlines too.
             self._expiring = False
             self.watch_deadlines()
-
-    async def drain(self) -> None:
-        """Take no further requests, answer those under way, and close every connection."""
-        self._draining = True
-        for connection in tuple(self.connections):
-            connection.finish()
-        while self.connections:
-            self._left.clear()
-            await self._left.wait()
 
 
 class NativeConnection(asyncio.Protocol):

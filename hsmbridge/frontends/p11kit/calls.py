@@ -8,7 +8,7 @@ the caller's structs and mean nothing here.
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from hsmbridge.frontends.p11kit.asking import Answer
+from hsmbridge.frontends.asking import Answer
 from hsmbridge.frontends.p11kit.ciphering import Ciphers
 from hsmbridge.frontends.p11kit.digesting import Digests
 from hsmbridge.frontends.p11kit.finding import Finding

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.asking import Answer, Asking, ask, nothing
+from hsmbridge.frontends.asking import Answer, Asking, ask, nothing
 from hsmbridge.frontends.p11kit.numbers import Ckr, MechanismFlag
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.state import Active, Application, PkcsSession

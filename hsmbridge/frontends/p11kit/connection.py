@@ -20,8 +20,8 @@ import structlog
 from hsmbridge.core.errors import HsmBridgeError, Status, WireError
 from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.operations import OPERATION_FOR
+from hsmbridge.frontends.asking import Answer
 from hsmbridge.frontends.outbox import Outbox
-from hsmbridge.frontends.p11kit.asking import Answer
 from hsmbridge.frontends.p11kit.calls import Calls
 from hsmbridge.frontends.p11kit.numbers import Ckr
 from hsmbridge.frontends.p11kit.refusals import Refused, ckr_of
@@ -124,8 +124,10 @@ class P11KitConnection(asyncio.Protocol):
             return
         self._outbox = Outbox(self._front_end.loop, self._socket, self._transport.close, self._relieved)
         self._made = True
-        if not self._front_end.admit(self, self._principal):
-            _log.info("connection refused", principal=self._principal)
+        try:
+            self._front_end.admit(self, self._principal)
+        except HsmBridgeError as refusal:
+            _log.info("connection refused", principal=self._principal, status=refusal.status.name)
             self._ended = True
             self._transport.abort()
             return
@@ -196,7 +198,7 @@ class P11KitConnection(asyncio.Protocol):
             return
         if not reader.unfinished:
             self._begun = 0.0
-        elif not self._begun:
+        elif frames or not self._begun:  # each frame has its own time
             self._expect()
         if not frames:
             return
@@ -380,9 +382,11 @@ class P11KitConnection(asyncio.Protocol):
         if not self._begun:
             return
         loop = self._front_end.loop
+        if self._paused:  # it is we who do not read
+            self._begun = loop.time()
         left = self._begun + FRAME_TIMEOUT - loop.time()
-        if left > 0 or self._paused:
-            self._timer = loop.call_later(max(left, 1.0), self._overdue)
+        if left > 0:
+            self._timer = loop.call_later(left, self._overdue)
         else:
             self._drop(WireError(Status.MALFORMED_FRAME, "A frame was begun and not finished."))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hsmbridge.frontends.p11kit.asking import Answer, nothing
+from hsmbridge.frontends.asking import Answer, nothing
 from hsmbridge.frontends.p11kit.numbers import HASH_OF, Ckr, MechanismFlag
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.state import Active, Application

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hsmbridge.core import messages as m
-from hsmbridge.frontends.p11kit.asking import Answer, ask, nothing
+from hsmbridge.frontends.asking import Answer, ask, nothing
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr
 from hsmbridge.frontends.p11kit.objects import KEPT_ATTRIBUTES, KeyObject, PkcsObject, matches
 from hsmbridge.frontends.p11kit.refusals import Refused

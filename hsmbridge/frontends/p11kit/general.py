@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hsmbridge.core import messages as m
-from hsmbridge.frontends.p11kit.asking import Answer, Asking, ask, nothing
+from hsmbridge.frontends.asking import Answer, Asking, ask, nothing
 from hsmbridge.frontends.p11kit.numbers import (
     CONTEXT_SPECIFIC,
     DONT_BLOCK,

@@ -16,7 +16,7 @@ from hsmbridge.core.params import (
     WrapKeyParams,
 )
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.asking import Answer, Asking, ask
+from hsmbridge.frontends.asking import Answer, Asking, ask
 from hsmbridge.frontends.p11kit.material import given_key
 from hsmbridge.frontends.p11kit.new_certificates import NewCertificates
 from hsmbridge.frontends.p11kit.new_keys import NewKeys

@@ -9,7 +9,7 @@ from typing import Final
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, Status
-from hsmbridge.frontends.p11kit.asking import Asking, ask
+from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.p11kit.certificates import CertificateParts, parts_of
 from hsmbridge.frontends.p11kit.names import fits, slot_name
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr

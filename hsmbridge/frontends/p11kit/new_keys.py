@@ -10,7 +10,7 @@ from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.key_types import Family, KeyType
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy
-from hsmbridge.frontends.p11kit.asking import Asking, ask
+from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.p11kit.names import new_slot_name
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr, MechanismFlag
 from hsmbridge.frontends.p11kit.objects import KeyObject, Origin, objects_of, stable_id

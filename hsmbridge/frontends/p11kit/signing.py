@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from hsmbridge.core import messages as m
 from hsmbridge.core.params import SignatureParameters
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.asking import Answer, Asking, ask, nothing
+from hsmbridge.frontends.asking import Answer, Asking, ask, nothing
 from hsmbridge.frontends.p11kit.numbers import Ckr, MechanismFlag
 from hsmbridge.frontends.p11kit.objects import KeyObject
 from hsmbridge.frontends.p11kit.refusals import Refused

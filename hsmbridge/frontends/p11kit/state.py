@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.identifiers import CryptoResourceId
-from hsmbridge.frontends.p11kit.asking import Asking, ask
+from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.p11kit.directory import Directory
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr, SessionFlag, SessionState
 from hsmbridge.frontends.p11kit.objects import KeyObject, Origin, PkcsObject

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.asking import Asking
+from hsmbridge.frontends.asking import Asking
 from hsmbridge.frontends.p11kit.numbers import Ckr
 from hsmbridge.frontends.p11kit.objects import PERMISSIONS, KeyObject
 from hsmbridge.frontends.p11kit.refusals import Refused

@@ -11,7 +11,7 @@ import structlog
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
-from hsmbridge.frontends.p11kit.asking import Asking, ask, nothing
+from hsmbridge.frontends.asking import Asking, ask, nothing
 from hsmbridge.frontends.ssh_agent.algorithms import requested_way
 from hsmbridge.frontends.ssh_agent.identities import Identities
 from hsmbridge.frontends.ssh_agent.sessions import Sessions

@@ -21,7 +21,7 @@ from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.engine.runner import Runner
 from hsmbridge.frontends.admission import Admission
-from hsmbridge.frontends.p11kit.asking import Asking
+from hsmbridge.frontends.asking import Asking
 from hsmbridge.frontends.ssh_agent.agent import Agent
 from hsmbridge.frontends.ssh_agent.identities import Identities
 from hsmbridge.frontends.ssh_agent.settings import SshAgentSettings
@@ -102,8 +102,10 @@ class SshAgentConnection(asyncio.Protocol):
         _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
         self._principal = uid_principal(uid)
         front_end = self._front_end
-        if not front_end.admit(self, self._principal):
-            _log.info("connection refused", principal=self._principal)
+        try:
+            front_end.admit(self, self._principal)
+        except HsmBridgeError as refusal:
+            _log.info("connection refused", principal=self._principal, status=refusal.status.name)
             self._ended = True
             self._transport.abort()
             return

@@ -14,7 +14,7 @@ from hsmbridge.core.identifiers import default_namespace
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.lifecycle import KeyVersionState
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.asking import Asking, ask
+from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.ssh_agent.algorithms import public_key_blob, ways_of
 from hsmbridge.wire.ssh_agent import Identity
 

@@ -1,4 +1,4 @@
-"""How a PKCS#11 call asks the service: it is a generator of requests, and is sent the reply to each.
+"""How a call of PKCS#11 or of an SSH agent asks the service: a generator of requests, sent the reply to each.
 
 So what calls mean can be read and tested without sockets, threads or an event loop.
 """

@@ -1,0 +1,107 @@
+"""The p11-kit front end on a real socket: the time that a frame has, and how many connections there may be."""
+
+import shutil
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hsmbridge.frontends.p11kit import connection as module
+from hsmbridge.frontends.p11kit.front_end import P11KitFrontEnd
+from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
+from tests.interop.p11kit_client import CALL, Client
+from tests.unit.frontends.native_rig import PATIENCE, Front
+
+MOST = 3
+SETTINGS = P11KitSettings(
+    tokens=TokenView.PROVIDERS,
+    templates=TemplatePolicy.ATTENUATE,
+    login=LoginPolicy.NONE,
+    pin=b"",
+    version="0",
+    max_data=1 << 20,
+    max_connections=64,
+    max_connections_per_principal=MOST,
+    max_in_flight=8,
+    max_sessions=8,
+    timeout=PATIENCE,
+)
+INFO = struct.pack(">IIIII", 99, 0, 8, CALL["C_GetInfo"].number, 0)
+"""A frame that asks for CK_INFO."""
+
+
+class P11KitFront(Front):
+    """A daemon's inside with a native socket and a p11-kit one."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.p11kit_path = directory / "p"
+        self.p11kit = self._on_loop(self._listen())
+
+    async def _listen(self) -> P11KitFrontEnd:
+        p11kit = P11KitFrontEnd(
+            self._loop,
+            self.front_end.dispatcher,
+            self.runner,
+            SETTINGS,
+            stamp=self.store.changes.stamp,
+            watch_deadlines=self.front_end.watch_deadlines,
+            turns=self.front_end,
+        )
+        self._p11kit_server = await self._loop.create_unix_server(p11kit.connection, str(self.p11kit_path))
+        return p11kit
+
+    async def _drain(self) -> None:
+        self._p11kit_server.close()
+        await self.p11kit.drain()
+        await super()._drain()
+
+    def client(self) -> Client:
+        return Client(self.p11kit_path)
+
+
+@pytest.fixture
+def front() -> Iterator[P11KitFront]:
+    directory = Path(tempfile.mkdtemp(prefix="hb", dir="/tmp"))
+    made = P11KitFront(directory)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(directory)
+
+
+def test_a_frame_that_is_not_finished_in_time_ends_its_connection(
+    front: P11KitFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRAME_TIMEOUT", 0.1)
+    with front.client() as silent, front.client() as slow:
+        slow.socket.sendall(INFO + INFO[:7])
+        assert slow.receive()[0] == 99
+        assert slow.socket.recv(1) == b""
+        silent.call("C_GetInfo")  # one that is silent between frames stays
+
+
+def test_the_time_is_one_frame_s_and_not_the_connection_s(front: P11KitFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRAME_TIMEOUT", 0.4)
+    until = time.monotonic() + 1.0
+    with front.client() as client:
+        client.socket.sendall(INFO[:7])
+        while time.monotonic() < until:  # always in the middle of a frame
+            client.socket.sendall(INFO[7:] + INFO[:7])
+            assert client.receive()[0] == 99
+        client.socket.sendall(INFO[7:])
+        assert client.receive()[0] == 99
+
+
+def test_no_more_connections_of_one_user_than_the_limit(front: P11KitFront) -> None:
+    with front.client(), front.client(), front.client() as last:
+        with socket.socket(socket.AF_UNIX) as one_more:
+            one_more.settimeout(PATIENCE)
+            one_more.connect(str(front.p11kit_path))
+            assert one_more.recv(1) == b""
+        last.call("C_GetInfo")
