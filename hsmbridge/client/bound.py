@@ -1,11 +1,12 @@
-"""A key with its stack: the calls of `hsmbridge.client.key_use` without naming the key again."""
+"""A key with its stack: the calls of `hsmbridge.client.key_use` and `.context_making` without naming the key again."""
 
 from collections.abc import Sequence
 
 from hsmbridge.client.calls import Buffer
 from hsmbridge.client.connection import Connection
+from hsmbridge.client.context_making import ContextMaking, Direction
+from hsmbridge.client.contexts import AeadContext, CipherContext, MacContext, SignContext, VerifyContext
 from hsmbridge.client.deadline import UNSET, Timeout
-from hsmbridge.client.key_use import KeyUse
 from hsmbridge.client.keys import KeyHolder
 from hsmbridge.client.results import Ciphertext, Encapsulation, Mac, Signature
 from hsmbridge.core.identifiers import CryptoResourceId
@@ -17,7 +18,7 @@ class BoundKey(KeyHolder):
 
     __slots__ = ("_stack",)
 
-    def __init__(self, stack: KeyUse) -> None:
+    def __init__(self, stack: ContextMaking) -> None:
         self._stack = stack
 
     def sign(
@@ -103,13 +104,83 @@ class BoundKey(KeyHolder):
         """The shared secret of a KEM ciphertext, as `CryptoStack.decapsulate`."""
         return self._stack.decapsulate(self, algorithm, ciphertext, version=version, timeout=timeout)
 
+    # Data in pieces
+
+    def sign_context(
+        self,
+        algorithm: str,
+        *,
+        parameters: SignatureParameters = DEFAULT_SIGNATURE,
+        init: bool = True,
+        timeout: Timeout = UNSET,
+    ) -> SignContext:
+        """A context that signs, as `CryptoStack.sign_context`."""
+        return self._stack.sign_context(self, algorithm, parameters=parameters, init=init, timeout=timeout)
+
+    def verify_context(
+        self,
+        algorithm: str,
+        *,
+        parameters: SignatureParameters = DEFAULT_SIGNATURE,
+        version: int = 0,
+        init: bool = True,
+        timeout: Timeout = UNSET,
+    ) -> VerifyContext:
+        """A context that verifies a signature, as `CryptoStack.verify_context`."""
+        return self._stack.verify_context(
+            self, algorithm, parameters=parameters, version=version, init=init, timeout=timeout
+        )
+
+    def mac_context(
+        self,
+        algorithm: str,
+        *,
+        verify: bool = False,
+        version: int = 0,
+        init: bool = True,
+        timeout: Timeout = UNSET,
+    ) -> MacContext:
+        """A context that computes or verifies a MAC, as `CryptoStack.mac_context`."""
+        return self._stack.mac_context(self, algorithm, verify=verify, version=version, init=init, timeout=timeout)
+
+    def cipher_context(
+        self,
+        algorithm: str,
+        direction: Direction | str,
+        *,
+        nonce: Buffer = b"",
+        version: int = 0,
+        init: bool = True,
+        timeout: Timeout = UNSET,
+    ) -> CipherContext:
+        """A context that encrypts or decrypts without authenticating, as `CryptoStack.cipher_context`."""
+        return self._stack.cipher_context(
+            self, algorithm, direction, nonce=nonce, version=version, init=init, timeout=timeout
+        )
+
+    def aead_context(
+        self,
+        algorithm: str,
+        direction: Direction | str,
+        *,
+        nonce: Buffer = b"",
+        aad: Buffer = b"",
+        version: int = 0,
+        init: bool = True,
+        timeout: Timeout = UNSET,
+    ) -> AeadContext:
+        """A context that encrypts or decrypts with an AEAD, as `CryptoStack.aead_context`."""
+        return self._stack.aead_context(
+            self, algorithm, direction, nonce=nonce, aad=aad, version=version, init=init, timeout=timeout
+        )
+
 
 class SlotHandle(BoundKey):
     """A slot by its name. It holds nothing in the daemon and is found again on every connection."""
 
     __slots__ = ("_name",)
 
-    def __init__(self, stack: KeyUse, name: str) -> None:
+    def __init__(self, stack: ContextMaking, name: str) -> None:
         super().__init__(stack)
         self._name = name
 

@@ -5,7 +5,7 @@ from enum import StrEnum, unique
 
 import msgspec
 
-from hsmbridge.client.calls import Buffer, Caller, octets
+from hsmbridge.client.calls import Buffer, octets
 from hsmbridge.client.connection import Connection
 from hsmbridge.client.contexts import (
     AeadContext,
@@ -16,6 +16,7 @@ from hsmbridge.client.contexts import (
     VerifyContext,
 )
 from hsmbridge.client.deadline import UNSET, Timeout
+from hsmbridge.client.key_use import KeyUse
 from hsmbridge.client.keys import Key
 from hsmbridge.core import messages as m
 from hsmbridge.core.contexts import ContextState
@@ -35,7 +36,7 @@ class Direction(StrEnum):
     DECRYPT = "decrypt"
 
 
-class ContextMaking(Caller):
+class ContextMaking(KeyUse):
     """The calls that create contexts.
 
     Each initialises the context in the same round trip, unless `init` is False. `timeout` is that of every call on

@@ -2,8 +2,8 @@
 
 from hsmbridge.client.bound import BoundKey
 from hsmbridge.client.connection import Connection
+from hsmbridge.client.context_making import ContextMaking
 from hsmbridge.client.held import Held, HeldResource
-from hsmbridge.client.key_use import KeyUse
 from hsmbridge.core.identifiers import CryptoResourceId
 
 
@@ -17,7 +17,7 @@ class CryptoResourceGuard(HeldResource, BoundKey):
     __slots__ = ("__weakref__", "_held", "public_key")
 
     def __init__(
-        self, stack: KeyUse, connection: Connection, resource: CryptoResourceId, public_key: bytes = b""
+        self, stack: ContextMaking, connection: Connection, resource: CryptoResourceId, public_key: bytes = b""
     ) -> None:
         super().__init__(stack)
         self._held = Held(connection, resource)

@@ -10,9 +10,9 @@ from typing import overload
 import msgspec
 
 from hsmbridge.client.calls import Buffer, octets
+from hsmbridge.client.context_making import ContextMaking
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.guards import CryptoResourceGuard
-from hsmbridge.client.key_use import KeyUse
 from hsmbridge.client.keys import Key
 from hsmbridge.client.results import KeyAttestation, WrappedKey
 from hsmbridge.core import messages as m
@@ -27,7 +27,7 @@ from hsmbridge.core.params import (
 )
 
 
-class KeyMaking(KeyUse):
+class KeyMaking(ContextMaking):
     """The calls that make keys."""
 
     @overload

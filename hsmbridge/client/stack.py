@@ -6,14 +6,13 @@ from hsmbridge.client.administration import SlotAdministration
 from hsmbridge.client.bound import SlotHandle
 from hsmbridge.client.calls import Buffer, octets
 from hsmbridge.client.certificates import Certificates
-from hsmbridge.client.context_making import ContextMaking
 from hsmbridge.client.data_plane import SHARED_FROM
 from hsmbridge.client.deadline import DEFAULT_TIMEOUT, UNSET, Timeout
 from hsmbridge.client.shared import Lifetime
 from hsmbridge.core import messages as m
 
 
-class CryptoStack(SlotAdministration, Certificates, ContextMaking):
+class CryptoStack(SlotAdministration, Certificates):
     """Everything that can be asked of a daemon. Blocking, safe for any number of threads, safe to fork.
 
     All stacks of a process that name the same socket share one connection. It is opened by the first call, again

@@ -96,6 +96,36 @@ def test_what_is_signed_in_pieces_verifies_in_pieces_and_at_once(stack: CryptoSt
         assert verifying.state is ContextState.FINALIZED
 
 
+def test_slots_and_guards_make_contexts_of_their_key(stack: CryptoStack) -> None:
+    kinds = (
+        ("EC-P256", P.SIGN | P.VERIFY, ()),
+        ("HMAC-SHA256", P.SIGN | P.VERIFY, ()),
+        ("AES-256", P.ENCRYPT | P.DECRYPT, (GCM, "AES-256-CTR")),
+    )
+    made = [f"contexts-{next(_numbers)}" for _ in kinds]
+    for name, (key_type, permissions, algorithms) in zip(made, kinds, strict=True):
+        stack.create_slot(name, key_type, permissions, providers=["software"], algorithms=algorithms)
+    pairs, macs, secret = map(stack.slot, made)
+    params = [GenerateKeyParams(key_type=key_type, permissions=permissions) for key_type, permissions, _ in kinds]
+    with stack.generate_key(params[0]) as pair, stack.generate_key(params[1]) as mac:
+        for key in (pairs, pair):
+            with key.sign_context(ECDSA) as signing, key.verify_context(ECDSA) as verifying:
+                for context in (signing, verifying):
+                    context.update(b"data")
+                assert verifying.finalize(signing.finalize()) == signing.version
+        for key in (macs, mac):
+            with key.mac_context(HMAC) as computing, key.mac_context(HMAC, verify=True) as checking:
+                for each in (computing, checking):
+                    each.update(b"data")
+                assert checking.verify(computing.finalize()) == computing.version
+    with secret.aead_context(GCM, "encrypt", aad=b"aad") as sealing:
+        sealed = sealing.update(b"data") + sealing.finalize()
+        assert secret.decrypt(GCM, sealed, aad=b"aad", nonce=sealing.nonce, tag=sealing.get_tag()) == b"data"
+    with secret.cipher_context("AES-256-CTR", "encrypt") as streaming:
+        sealed = streaming.update(b"data") + streaming.finalize()
+        assert secret.decrypt("AES-256-CTR", sealed, nonce=streaming.nonce) == b"data"
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_macs_in_pieces_are_macs(stack: CryptoStack, provider: str) -> None:
     slot = new_slot(stack, provider, "HMAC-SHA256", P.SIGN | P.VERIFY)
