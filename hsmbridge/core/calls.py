@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from hsmbridge.core.bounds import Names, Some
 from hsmbridge.core.params import DEFAULT_SIGNATURE, KdfParameters, SignatureParameters
 from hsmbridge.core.policy import Protection
 
@@ -64,7 +65,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     """The operations, as KeyOperation values, that a provider offers for one algorithm."""
 
     algorithm: str
-    operations: tuple[str, ...]
+    operations: Names
 
 
 class Description(msgspec.Struct, frozen=True, array_like=True):
@@ -84,16 +85,16 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
 
     scheme: str
     token: TokenIdentity
-    key_types: tuple[str, ...]
-    imports: tuple[str, ...]
-    claims: tuple[Claim, ...]
+    key_types: Names
+    imports: Names
+    claims: Some[Claim]
     random: bool
     lists: bool
     protection: Protection
-    notes: tuple[str, ...] = ()
+    notes: Names = ()
     adopts: bool = False
     attests: bool = False
-    exports: tuple[str, ...] = ()
+    exports: Names = ()
 
 
 class Encrypted(msgspec.Struct, frozen=True, array_like=True):
@@ -143,7 +144,7 @@ class Attestation(msgspec.Struct, frozen=True, array_like=True):
     statement: bytes
     signature: bytes
     attestation_key: bytes
-    certificates: tuple[bytes, ...] = ()
+    certificates: Some[bytes] = ()
     subject: bytes = b""
 
 

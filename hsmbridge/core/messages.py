@@ -2,7 +2,8 @@
 
 Array-like on the wire: a field once added keeps its place, new fields come last with a default, and a reader
 skips trailing ones that it does not know. Keys are named by the CryptoResourceId that RESOLVE or a key-making
-call gave on the same connection; slots that are administered are named by name.
+call gave on the same connection; slots that are administered are named by name. Every list is one of
+`hsmbridge.core.bounds`, or says itself how long it may be.
 """
 
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from hsmbridge.core.bounds import LISTED_MAX, MANY, Few, Listed, Names, Some
 from hsmbridge.core.calls import Attestation, Claim, TokenIdentity
 from hsmbridge.core.certificates import ANCHORS_MAX, CertificatePurpose, RevocationCheck
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
@@ -25,9 +27,8 @@ from hsmbridge.core.params import (
 )
 from hsmbridge.core.policy import NoncePolicy, Role
 
-Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=1024)]
-Messages = Annotated[tuple[bytes, ...], msgspec.Meta(max_length=1024)]
-"""Lists in requests are short: what is longer is refused before anything is made of it."""
+Messages = Some[bytes]
+Attributes = Annotated[dict[int, bytes], msgspec.Meta(max_length=MANY)]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):
@@ -101,16 +102,16 @@ class ProviderInfo(_Message, frozen=True, array_like=True):
     pid: int
     calls: int
     token: TokenIdentity | None
-    key_types: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    notes: tuple[str, ...]
+    key_types: Names
+    claims: Some[Claim]
+    notes: Names
     adopts: bool = False
     attests: bool = False
-    exports: tuple[str, ...] = ()
+    exports: Names = ()
 
 
 class ProvidersReply(_Message, frozen=True, array_like=True):
-    providers: list[ProviderInfo]
+    providers: Few[ProviderInfo]
 
 
 class DoctorRequest(_Message, frozen=True, array_like=True):
@@ -126,7 +127,7 @@ class Finding(_Message, frozen=True, array_like=True):
 
 
 class DoctorReply(_Message, frozen=True, array_like=True):
-    findings: list[Finding]
+    findings: Listed[Finding]
 
 
 # Resources
@@ -174,7 +175,7 @@ class SlotCreateRequest(_Message, frozen=True, array_like=True):
     derive_to_software: bool = False
     imported_wrapping_key: bool = False
     empty: bool = False
-    attributes: dict[int, bytes] = {}
+    attributes: Attributes = {}
 
 
 class VersionInfo(_Message, frozen=True, array_like=True):
@@ -204,9 +205,9 @@ class SlotInfo(_Message, frozen=True, array_like=True):
 
     name: str
     key_type: str
-    providers: tuple[str, ...]
+    providers: Names
     permissions: int
-    algorithms: tuple[str, ...]
+    algorithms: Names
     nonce_policy: NoncePolicy
     fallback: bool
     sign_and_decrypt: bool
@@ -214,9 +215,9 @@ class SlotInfo(_Message, frozen=True, array_like=True):
     imported_wrapping_key: bool
     generation: int
     created: float
-    versions: list[VersionInfo]
-    access: list[AccessInfo]
-    attributes: dict[int, bytes] = {}
+    versions: Listed[VersionInfo]
+    access: Listed[AccessInfo]
+    attributes: Attributes = {}
 
 
 class SlotListRequest(_Message, frozen=True, array_like=True):
@@ -226,7 +227,7 @@ class SlotListRequest(_Message, frozen=True, array_like=True):
 
 
 class SlotListReply(_Message, frozen=True, array_like=True):
-    slots: list[SlotInfo]
+    slots: Listed[SlotInfo]
 
 
 class SlotShowRequest(_Message, frozen=True, array_like=True):
@@ -273,7 +274,7 @@ class SlotAttributesRequest(_Message, frozen=True, array_like=True):
     """
 
     name: str
-    attributes: dict[int, bytes]
+    attributes: Attributes
 
 
 # Use of keys
@@ -305,7 +306,7 @@ class SignManyRequest(_Message, frozen=True, array_like=True):
 class SignManyReply(_Message, frozen=True, array_like=True):
     """In the order of the messages, all by the same key version."""
 
-    signatures: list[bytes]
+    signatures: Few[bytes]
     version: int
 
 
@@ -577,7 +578,7 @@ class CertificateFacts(_Message, frozen=True, array_like=True):
     serial: str
     not_before: float
     not_after: float
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], msgspec.Meta(max_length=LISTED_MAX)]
     ca: bool
     key_algorithm: str
     fingerprint: bytes
@@ -591,13 +592,13 @@ class CertInfo(_Message, frozen=True, array_like=True):
     """
 
     name: str
-    chain: list[CertificateFacts]
+    chain: Few[CertificateFacts]
     slot: str
     slot_version: int
     generation: int
     created: float
     changed: float
-    access: list[AccessInfo]
+    access: Listed[AccessInfo]
 
 
 class CertImportRequest(_Message, frozen=True, array_like=True):
@@ -623,7 +624,7 @@ class CertLoadRequest(_Message, frozen=True, array_like=True):
 
 class CertLoadReply(_Message, frozen=True, array_like=True):
     resource: CryptoResourceId
-    chain: list[CertificateFacts]
+    chain: Few[CertificateFacts]
 
 
 class CertShowRequest(_Message, frozen=True, array_like=True):
@@ -642,7 +643,7 @@ class CertListRequest(_Message, frozen=True, array_like=True):
 
 
 class CertListReply(_Message, frozen=True, array_like=True):
-    certificates: list[CertInfo]
+    certificates: Listed[CertInfo]
 
 
 class CertBindRequest(_Message, frozen=True, array_like=True):
@@ -669,7 +670,7 @@ class CertAccessRequest(_Message, frozen=True, array_like=True):
 
 
 class CertAccessReply(_Message, frozen=True, array_like=True):
-    access: list[AccessInfo]
+    access: Listed[AccessInfo]
 
 
 class CertVerifyRequest(_Message, frozen=True, array_like=True):
@@ -701,16 +702,16 @@ class CertVerifyRequest(_Message, frozen=True, array_like=True):
 class CertVerifyReply(_Message, frozen=True, array_like=True):
     """The way from the certificate to its anchor, in DER, the certificate first."""
 
-    chain: list[bytes]
+    chain: Few[bytes]
 
 
 class TrustInfo(_Message, frozen=True, array_like=True):
     name: str
-    anchors: list[CertificateFacts]
+    anchors: Few[CertificateFacts]
     generation: int
     created: float
     changed: float
-    access: list[AccessInfo]
+    access: Listed[AccessInfo]
 
 
 class TrustCreateRequest(_Message, frozen=True, array_like=True):
@@ -748,7 +749,7 @@ class TrustListRequest(_Message, frozen=True, array_like=True):
 
 
 class TrustListReply(_Message, frozen=True, array_like=True):
-    trust_stores: list[TrustInfo]
+    trust_stores: Listed[TrustInfo]
 
 
 class CrlInfo(_Message, frozen=True, array_like=True):
@@ -763,7 +764,7 @@ class CrlInfo(_Message, frozen=True, array_like=True):
     generation: int
     created: float
     changed: float
-    access: list[AccessInfo]
+    access: Listed[AccessInfo]
     crl: bytes = b""
 
 
@@ -788,7 +789,7 @@ class CrlListRequest(_Message, frozen=True, array_like=True):
 
 
 class CrlListReply(_Message, frozen=True, array_like=True):
-    crls: list[CrlInfo]
+    crls: Listed[CrlInfo]
 
 
 # Contexts: an operation on data that comes in pieces
