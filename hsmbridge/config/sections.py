@@ -88,6 +88,18 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
             description="Requests of one connection that are under way at a time; further ones wait in the socket.",
         ),
     ] = 128
+    max_keys: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Ephemeral keys that one connection may have alive; each takes some KiB of memory here and at"
+            " its provider.",
+        ),
+    ] = 1024
+    max_contexts: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Contexts that one connection may have open.")
+    ] = 1024
     default_timeout: Annotated[
         float, Meta(ge=0.001, le=86_400, description="Deadline that the daemon tells clients to use by default.")
     ] = 30.0

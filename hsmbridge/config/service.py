@@ -88,6 +88,8 @@ def worker_spec(config: Config, passphrase: Secret | None) -> WorkerSpec:
         p11kit=_p11kit_spec(config),
         ssh_agent=_ssh_agent_spec(config),
         max_held=int(daemon.max_held),
+        max_keys=daemon.max_keys,
+        max_contexts=daemon.max_contexts,
     )
 
 

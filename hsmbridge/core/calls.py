@@ -26,6 +26,8 @@ class KeyTarget(msgspec.Struct, frozen=True, array_like=True):
             the provider encrypts it, and given again at load.
         label: the slot's qualified name, for CKA_LABEL; carries no meaning.
         ephemeral: the key dies with `destroy`, or with the provider; its reference means nothing to another run.
+        owner: whom an ephemeral key lives for, 16 random bytes that are never used again; `ReleaseOwnerCall` frees all
+            that he has. b"" for nobody: the key is only destroyed by its id.
     """
 
     key_id: bytes
@@ -34,6 +36,7 @@ class KeyTarget(msgspec.Struct, frozen=True, array_like=True):
     binding: bytes = b""
     label: str = ""
     ephemeral: bool = False
+    owner: bytes = b""
 
 
 class MadeKey(msgspec.Struct, frozen=True, array_like=True):
@@ -207,6 +210,12 @@ class DestroyCall(_Call, frozen=True, array_like=True, tag="destroy"):
     key_id: bytes
     key_type: str
     reference: bytes
+
+
+class ReleaseOwnerCall(_Call, frozen=True, array_like=True, tag="release-owner"):
+    """Free every ephemeral key and close every stream of an owner, who is gone. Repeating it is fine. → None."""
+
+    owner: bytes
 
 
 class ListCall(_Call, frozen=True, array_like=True, tag="list"):
@@ -384,6 +393,7 @@ class StreamOpenCall(_Call, frozen=True, array_like=True, tag="stream-open"):
         stream: chosen at random by the caller, so that it can be closed even where the answer to this is lost.
         handle: 0 for a digest.
         operation: a KeyOperation value.
+        owner: as in KeyTarget.
     """
 
     stream: int
@@ -393,6 +403,7 @@ class StreamOpenCall(_Call, frozen=True, array_like=True, tag="stream-open"):
     nonce: bytes = b""
     aad: bytes = b""
     parameters: SignatureParameters = DEFAULT_SIGNATURE
+    owner: bytes = b""
 
 
 class StreamUpdateCall(_Call, frozen=True, array_like=True, tag="stream-update"):
@@ -441,6 +452,7 @@ ProviderCall = (
     | LoadCall
     | UnloadCall
     | DestroyCall
+    | ReleaseOwnerCall
     | ListCall
     | SignCall
     | SignManyCall
@@ -490,6 +502,7 @@ REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
         LoadCall: int,
         UnloadCall: None,
         DestroyCall: None,
+        ReleaseOwnerCall: None,
         ListCall: list[bytes],
         SignCall: bytes,
         SignManyCall: list[bytes],

@@ -73,7 +73,10 @@ class StatusRequest(_Message, frozen=True, array_like=True):
 
 
 class StatusReply(_Message, frozen=True, array_like=True):
-    """The answering daemon process; uptime in seconds. `contexts` are those that its clients have open."""
+    """The answering daemon process; uptime in seconds.
+
+    `contexts` are those that its clients have open, `keys` their ephemeral keys, until their provider has freed them.
+    """
 
     version: str
     pid: int
@@ -85,6 +88,7 @@ class StatusReply(_Message, frozen=True, array_like=True):
     store: str
     protector: str
     contexts: int = 0
+    keys: int = 0
 
 
 class ProvidersRequest(_Message, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ import msgspec
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.engine.contexts import DEFAULT_HELD_MAX
 from hsmbridge.providers.registry import ProviderSpec
+from hsmbridge.service.session import DEFAULT_LIMITS
 
 
 class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +63,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         in_process: those that the worker opens by itself.
         order: instance names in the order of the configuration; the column of a provider's calls is 1 + its place.
         max_held: what one context holds back at most.
+        max_keys, max_contexts: ephemeral keys and contexts of one connection.
         creators: namespace to the principals that may create slots there, beside each caller's own namespace.
     """
 
@@ -83,6 +85,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     p11kit: P11KitSpec | None = None
     ssh_agent: SshAgentSpec | None = None
     max_held: int = DEFAULT_HELD_MAX
+    max_keys: int = DEFAULT_LIMITS.keys
+    max_contexts: int = DEFAULT_LIMITS.contexts
 
     def __repr__(self) -> str:
         return "WorkerSpec(...)"

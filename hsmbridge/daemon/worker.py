@@ -44,6 +44,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.session import SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 from hsmbridge.service.sweep import Sweep
@@ -121,7 +122,7 @@ class Worker:
         nonces = ServiceNonces(store)
         use = KeyUse(catalogue, handles, nonces, CallerNonces(store))
         contexts = Contexts(catalogue, handles, access, use, making, held_max=spec.max_held, piece=spec.max_frame)
-        facts = replace(self._facts(), contexts=lambda: contexts.count)
+        facts = replace(self._facts(), contexts=lambda: contexts.count, keys=lambda: making.count)
         audit = LogAudit(uses=spec.audit_uses)
         dispatcher = Dispatcher(
             access=access,
@@ -137,6 +138,7 @@ class Worker:
             runner=self._runner,
             short_way=ShortWay(access, catalogue, handles, self._lanes, self._runner, nonces, audit),
             clock=time.monotonic,
+            limits=SessionLimits(spec.max_keys, spec.max_contexts),
         )
         limits = Limits(
             max_frame=spec.max_frame,

@@ -213,7 +213,7 @@ class NativeConnection(asyncio.Protocol):
         self._outbox.close()
         self._front_end.leave(self, self._principal)
         if self._session is not None:
-            self._front_end.runner.run(self._front_end.dispatcher.close(self._session), None, _closed)
+            self._front_end.dispatcher.close(self._session)
 
     def data_received(self, data: bytes) -> None:
         """Take requests; a stream that is no stream of frames is answered once and closed."""
@@ -446,8 +446,3 @@ class NativeConnection(asyncio.Protocol):
                 front_end.loop.call_soon_threadsafe(self._listen_on)
         if self._paused and len(self._outbox.owed) <= self._front_end.limits.max_in_flight // 2:
             self._front_end.loop.call_soon_threadsafe(self._go_on)
-
-
-def _closed(_: None, failure: HsmBridgeError | None) -> None:
-    if failure is not None:
-        _log.warning("a closed connection left something behind", status=failure.status.name)

@@ -56,6 +56,13 @@ class Provider(ABC):
     def close(self) -> None:
         """Log out, forget every key, free the back end. No call follows."""
 
+    def release_owner(self, owner: bytes) -> None:
+        """Free at one stroke what somebody had who is gone: every ephemeral key made for him, every stream.
+
+        An owner who has nothing (any more) is fine. Who keeps ephemeral keys does this for them too.
+        """
+        self.streams.close_owned(owner)
+
     def import_key(self, target: calls.KeyTarget, format_: str, material: bytes) -> calls.MadeKey:
         """Take a key given in the clear: "raw", "pkcs8" or "spki"."""
         raise _lacks("import keys")
@@ -224,6 +231,7 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             _entry(calls.DestroyCall, lambda p, c: p.destroy(c.key_id, key_type(c.key_type), c.reference)),
             _entry(calls.ImportCall, lambda p, c: p.import_key(c.target, c.format, c.material)),
             _entry(calls.DeriveFromSecretCall, lambda p, c: p.derive_from_secret(c.secret, c.kdf, c.target)),
+            _entry(calls.ReleaseOwnerCall, lambda p, c: p.release_owner(c.owner)),
             _entry(calls.ListCall, lambda p, c: p.list_keys()),
             _entry(calls.SignCall, lambda p, c: p.sign(c.handle, algorithm(c.algorithm), c.message, c.parameters)),
             _entry(
@@ -266,7 +274,7 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             _entry(calls.AdoptCall, lambda p, c: p.adopt(c.target, c.uri, c.material)),
             _entry(calls.ExportCall, lambda p, c: p.export(c.handle, c.format, c.recipient)),
             _entry(calls.AttestCall, lambda p, c: p.attest(c.handle, c.nonce)),
-            _entry(calls.StreamOpenCall, lambda p, c: p.streams.open(c.stream, lambda: _opened(p, c))),
+            _entry(calls.StreamOpenCall, lambda p, c: p.streams.open(c.stream, lambda: _opened(p, c), c.owner)),
             _entry(calls.StreamUpdateCall, lambda p, c: p.streams.update(c.stream, c.data)),
             _entry(calls.StreamFinishCall, lambda p, c: p.streams.finish(c.stream, c.data, c.proof)),
             _entry(calls.StreamCloseCall, lambda p, c: p.streams.close(c.stream)),

@@ -20,6 +20,7 @@ from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.policy import Protection
 from hsmbridge.core.protocols import MaterialSeal
 from hsmbridge.providers.base import Provider
+from hsmbridge.providers.owned_keys import OwnedKeys
 
 _EPHEMERAL = b"ephemeral:"
 
@@ -69,6 +70,7 @@ class SealedKeysProvider(Provider, Generic[MaterialT, BoundT]):
         self._handles: dict[bytes, dict[tuple[str, bytes, bytes], int]] = {}
         """By key id: (key type, binding, reference) → handle."""
         self._ephemeral: dict[bytes, _EphemeralKey[MaterialT]] = {}
+        self._owned = OwnedKeys()
         # Random, so that a handle of another run means nothing here.
         self._next_handle = itertools.count(secrets.randbits(60))
 
@@ -106,13 +108,19 @@ class SealedKeysProvider(Provider, Generic[MaterialT, BoundT]):
 
     def destroy(self, key_id: bytes, row: KeyType, reference: bytes) -> None:
         with self._lock:
-            self._ephemeral.pop(key_id, None)
-            for handle in self._handles.pop(key_id, {}).values():
-                self._keys.pop(handle, None)
+            self._owned.discard(key_id)
+            self._forget(key_id)
+
+    def release_owner(self, owner: bytes) -> None:
+        super().release_owner(owner)
+        with self._lock:
+            for key_id in self._owned.take(owner):
+                self._forget(key_id)
 
     def close(self) -> None:
         with self._lock:
             self._ephemeral.clear()
+            self._owned.clear()
             self._handles.clear()
             self._keys.clear()
 
@@ -124,7 +132,13 @@ class SealedKeysProvider(Provider, Generic[MaterialT, BoundT]):
         key = _EphemeralKey(reference, key_type(target.key_type), target.binding, material)
         with self._lock:
             self._ephemeral[target.key_id] = key
+            self._owned.add(target.owner, target.key_id)
         return calls.MadeKey(reference, material.public_key, Protection.MEMORY)
+
+    def _forget(self, key_id: bytes) -> None:
+        self._ephemeral.pop(key_id, None)
+        for handle in self._handles.pop(key_id, {}).values():
+            self._keys.pop(handle, None)
 
     def _open(self, key_id: bytes, row: KeyType, reference: bytes, binding: bytes) -> MaterialT:
         if reference.startswith(_EPHEMERAL):

@@ -65,10 +65,11 @@ class HashedFirst(ProviderStream):
 
 
 class _Open:
-    __slots__ = ("ended", "lock", "stream")
+    __slots__ = ("ended", "lock", "owner", "stream")
 
-    def __init__(self, stream: ProviderStream) -> None:
+    def __init__(self, stream: ProviderStream, owner: bytes) -> None:
         self.stream = stream
+        self.owner = owner
         self.lock = threading.Lock()
         self.ended = False
 
@@ -91,8 +92,8 @@ class ProviderStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, stream: int, make: Callable[[], ProviderStream]) -> None:
-        """Open a stream under the name that the caller chose.
+    def open(self, stream: int, make: Callable[[], ProviderStream], owner: bytes = b"") -> None:
+        """Open a stream under the name that the caller chose, for an owner or nobody.
 
         Raises:
             LimitError: TOO_MANY_RESOURCES.
@@ -100,7 +101,7 @@ class ProviderStreams:
         """
         if len(self._open) >= STREAMS_MAX:
             raise LimitError(Status.TOO_MANY_RESOURCES, "The provider has too many contexts open; close some.")
-        opened = _Open(make())
+        opened = _Open(make(), owner)
         with self._lock:
             wanted = stream not in self._closed and stream not in self._open
             if wanted:
@@ -143,6 +144,12 @@ class ProviderStreams:
         if opened is not None:
             with opened.lock:
                 opened.end()
+
+    def close_owned(self, owner: bytes) -> None:
+        """Give up every stream that was opened for an owner."""
+        if owner:
+            for stream in [stream for stream, opened in self._open.copy().items() if opened.owner == owner]:
+                self.close(stream)
 
     def close_all(self) -> None:
         """Give every stream up."""

@@ -36,11 +36,9 @@ from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.steps import (
     Steps,
     for_bytes,
-    for_each,
     for_encrypted,
     for_nothing,
     for_stream_end,
-    outcome,
 )
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.service.catalogue import ProviderCatalogue
@@ -233,22 +231,14 @@ class Contexts:
 
     # The ends of things
 
-    def end_all(self, session: Session) -> Steps[None]:
-        """The connection ended: free what its contexts hold, at the providers too."""
-        streams: dict[str, list[calls.ProviderCall]] = {}
+    def end_all(self, session: Session) -> None:
+        """The connection ended: let go of its contexts. Their streams end with all that it had at their providers."""
         contexts = session.contexts.close()
         self._counted(-len(contexts))
         for context in contexts:
             if context.machine.close():
-                stream = context.clear()
-                if stream:
-                    streams.setdefault(context.provider, []).append(calls.StreamCloseCall(stream))
-                yield from self._release(context)
-        for provider, closing in streams.items():
-            answers = yield from outcome(for_each(provider, closing))
-            for answer in [answers] if isinstance(answers, HsmBridgeError) else answers:
-                if isinstance(answer, HsmBridgeError):
-                    _log.info("a stream was not closed", provider=provider, status=answer.status.name)
+                context.clear()
+                context.take_keys()
 
     def watched(self, session: Session, request: msgspec.Struct, done: Done) -> Done:
         """`done`, which also puts the context of a request whose deadline has passed into ERROR."""
@@ -351,10 +341,10 @@ class Contexts:
                 )
             context.nonce = start.nonce
         context.aad = start.aad
-        if not may_stream(context) or not (yield from self._open_stream(context)):
+        if not may_stream(context) or not (yield from self._open_stream(session, context)):
             context.spool = Spool(self._held_max, cast(HeldBytes, session.contexts.held))
 
-    def _open_stream(self, context: Context) -> Steps[bool]:
+    def _open_stream(self, session: Session, context: Context) -> Steps[bool]:
         """Whether the provider takes the data in pieces."""
         stream = secrets.randbits(63) | 1
 
@@ -367,11 +357,13 @@ class Contexts:
                 context.nonce,
                 context.aad,
                 context.parameters,
+                session.owner,
             )
             return for_nothing(context.provider, call)
 
         # Before it is there, so that it is closed whatever becomes of the call.
         context.stream = stream
+        session.used.add(context.provider)
         try:
             yield from self._handles.use(context.keys[0], opening) if context.keys else opening(0)
         except RequestError as refusal:

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TypeVar, cast
 
 import msgspec
+import structlog
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm, algorithm
@@ -20,6 +21,8 @@ from hsmbridge.core.operations import OPERATION_FOR, Operation
 from hsmbridge.engine.runner import Runner
 from hsmbridge.engine.steps import Steps, ended, outcome
 from hsmbridge.keys.access import AcquiredKey, visible
+from hsmbridge.keys.ephemeral import EphemeralKey
+from hsmbridge.keys.resources import ConnectionResources
 from hsmbridge.service.adoption import Adoption
 from hsmbridge.service.audit import AuditRecord, AuditSink
 from hsmbridge.service.certificate_resources import CertificateResources
@@ -29,10 +32,13 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking, agreement_of
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
-from hsmbridge.service.session import Session
+from hsmbridge.service.open_contexts import OpenContexts
+from hsmbridge.service.session import DEFAULT_LIMITS, Session, SessionLimits
 from hsmbridge.service.shared_use import SharedUse
 from hsmbridge.service.short_way import Done, Prepared, ShortWay
 from hsmbridge.service.slots import SlotAdministration
+
+_log = structlog.get_logger(__name__)
 
 Outcome = msgspec.Struct | HsmBridgeError
 """How one request of a batch ended."""
@@ -64,8 +70,10 @@ class Dispatcher:
         short_way: ShortWay,
         runner: Runner,
         clock: Callable[[], float],
+        limits: SessionLimits = DEFAULT_LIMITS,
     ) -> None:
-        """Args: the parts that operations are made of, where audit records go, and the clock of deadlines."""
+        """Args: the parts that operations are made of, where audit records go, the clock of deadlines, and limits."""
+        self._limits = limits
         self._access = access
         self._use = use
         self._making = making
@@ -120,15 +128,20 @@ class Dispatcher:
 
     def open(self, principal: str) -> Session:
         """A session for a new connection of a principal."""
-        return Session(principal)
+        return Session(principal, ConnectionResources(self._limits.keys), contexts=OpenContexts(self._limits.contexts))
 
-    def close(self, session: Session) -> Steps[None]:
-        """Free everything that belongs to a connection."""
-        yield from self._contexts.end_all(session)
+    def close(self, session: Session) -> None:
+        """Free everything that belongs to a connection, at each provider at one stroke."""
+        keys = session.resources.close()
+        self._contexts.end_all(session)
         session.certificates.close()
         session.memory = None
-        for key in session.resources.close():
-            yield from self._making.free(key)
+        by_provider: dict[str, list[EphemeralKey]] = {provider: [] for provider in session.used}
+        for key in keys:
+            by_provider[key.provider].append(key)
+        for provider, there in by_provider.items():
+            # Each by itself: one that is busy making a key for another holds up none of the others.
+            self._runner.run(self._making.free_all(session, provider, there), None, _freed)
 
     def steps(self, session: Session, operation: Operation, request: msgspec.Struct) -> Steps[msgspec.Struct]:
         """One operation, from the checks to the audit record."""
@@ -366,6 +379,11 @@ class Dispatcher:
                 _entry(m.SlotAttestRequest, lambda s, r, k: transport.attest(r, k[0])),
             )
         )
+
+
+def _freed(_: None, failure: HsmBridgeError | None) -> None:
+    if failure is not None:
+        _log.error("a closed connection left something behind", status=failure.status.name)
 
 
 def _entry(

@@ -36,6 +36,7 @@ class DaemonFacts:
     connections: Callable[[], int]
     provider_calls: Callable[[str], int]
     contexts: Callable[[], int] = lambda: 0
+    keys: Callable[[], int] = lambda: 0
 
 
 class Information:
@@ -60,6 +61,7 @@ class Information:
             self._store.url_shown,
             self._store.protector_name,
             facts.contexts(),
+            facts.keys(),
         )
 
     def providers(self) -> m.ProvidersReply:

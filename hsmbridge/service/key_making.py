@@ -5,7 +5,8 @@ commit makes it ACTIVE, and only then is it acknowledged. Whatever interrupts th
 completes, and never a key that could be used half-made.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,6 +65,17 @@ class KeyMaking:
         self._slots = slots
         self._access = access
         self._handles = handles
+        self._counting = threading.Lock()
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """Ephemeral keys of all connections: made, and not known to be freed."""
+        return self._count
+
+    def _counted(self, change: int) -> None:
+        with self._counting:
+            self._count += change
 
     # Operations
 
@@ -251,7 +263,8 @@ class KeyMaking:
         keys = session.resources.ephemeral
         keys.reserve()
         key_id = new_key_id()
-        target = calls.KeyTarget(key_id, row.name, permissions, ephemeral=True)
+        target = calls.KeyTarget(key_id, row.name, permissions, ephemeral=True, owner=session.owner)
+        session.used.add(plan.choice.provider)
         try:
             made = yield from plan.make(target)
         except HsmBridgeError:
@@ -269,6 +282,7 @@ class KeyMaking:
             protection=made.protection,
             binding=b"",
         )
+        self._counted(1)
         try:
             resource = keys.add(key)
         except HsmBridgeError:
@@ -277,9 +291,20 @@ class KeyMaking:
         return m.KeyReply(resource, 0, made.public_key)
 
     def free(self, key: EphemeralKey) -> Steps[None]:
-        """Destroy an ephemeral key that nothing counts any more."""
+        """Destroy an ephemeral key that nobody holds any more."""
         self._handles.forget(key.key_id)
         yield from self.destroy_quietly(key.provider, key.key_id, key.key_type.name, key.reference)
+        self._counted(-1)
+
+    def free_all(self, session: Session, provider: str, keys: Collection[EphemeralKey]) -> Steps[None]:
+        """The connection ended: free what a provider has for it, at one stroke; `keys` are those that it still had."""
+        for key in keys:
+            self._handles.forget(key.key_id)
+        try:
+            yield from for_nothing(provider, calls.ReleaseOwnerCall(session.owner))
+        except HsmBridgeError as failure:
+            _log.warning("what a connection had was not freed", provider=provider, origin=failure.origin)
+        self._counted(-len(keys))
 
     def destroy_quietly(self, provider: str, key_id: KeyId, type_name: str, reference: bytes) -> Steps[None]:
         """Destroy at the provider; a failure is logged, for an ephemeral key dies with its provider at the latest."""

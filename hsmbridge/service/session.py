@@ -1,5 +1,6 @@
 """What the service keeps for one connection: who is at its other end, and which ids it gave out."""
 
+import secrets
 from dataclasses import dataclass, field
 
 import msgspec
@@ -8,8 +9,9 @@ from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.engine.lanes import Lane
 from hsmbridge.keys.access import AcquiredKey, SlotEntry, SlotView
 from hsmbridge.keys.certificate_ids import CertificateIds
+from hsmbridge.keys.ephemeral import LIMIT
 from hsmbridge.keys.resources import ConnectionResources
-from hsmbridge.service.open_contexts import OpenContexts
+from hsmbridge.service.open_contexts import CONTEXTS_MAX, OpenContexts
 from hsmbridge.service.shared_memory import SharedMemory
 
 
@@ -38,11 +40,25 @@ class Plan:
         self.lane = lane
 
 
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What one connection may have at once: ephemeral keys that are alive, contexts that are open."""
+
+    keys: int = LIMIT
+    contexts: int = CONTEXTS_MAX
+
+
+DEFAULT_LIMITS = SessionLimits()
+"""Where the configuration says nothing."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection of one principal.
 
     Attributes:
+        owner: by which providers know what they have for this connection.
+        used: the providers that were asked to have something for it.
         memory: what it shares with its client, or None.
         plans: by kind of request, number of the slot's id, and algorithm; filled by the short way.
     """
@@ -52,4 +68,6 @@ class Session:
     memory: SharedMemory | None = None
     certificates: CertificateIds = field(default_factory=CertificateIds)
     contexts: OpenContexts = field(default_factory=OpenContexts)
+    owner: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    used: set[str] = field(default_factory=set)
     plans: dict[tuple[type[msgspec.Struct], int, str], Plan] = field(default_factory=dict)

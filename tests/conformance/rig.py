@@ -71,11 +71,11 @@ class Rig:
 
     # Keys
 
-    def target(self, row: KeyType, permissions: P, *, ephemeral: bool = False) -> calls.KeyTarget:
+    def target(self, row: KeyType, permissions: P, *, ephemeral: bool = False, owner: bytes = b"") -> calls.KeyTarget:
         """A target as the store would choose one."""
         key_id = new_key_id()
         binding = b"conformance/" + row.name.encode() + b"/" + key_id.hex().encode()
-        return calls.KeyTarget(key_id, row.name, permissions, binding, "tests/conformance", ephemeral)
+        return calls.KeyTarget(key_id, row.name, permissions, binding, "tests/conformance", ephemeral, owner)
 
     def make(self, call: calls.ProviderCall, target: calls.KeyTarget, row: KeyType) -> Key:
         """The key that a key-making call answers."""
@@ -84,8 +84,8 @@ class Rig:
             self.persistent.add(target.key_id)
         return key
 
-    def generate(self, row: KeyType, permissions: P, *, ephemeral: bool = False) -> Key:
-        target = self.target(row, permissions, ephemeral=ephemeral)
+    def generate(self, row: KeyType, permissions: P, *, ephemeral: bool = False, owner: bytes = b"") -> Key:
+        target = self.target(row, permissions, ephemeral=ephemeral, owner=owner)
         return self.make(calls.GenerateCall(target), target, row)
 
     def bring(self, row: KeyType, permissions: P, format_: str, material: bytes, *, ephemeral: bool = False) -> Key:

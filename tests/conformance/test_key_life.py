@@ -1,9 +1,11 @@
 """The life of keys: made, loaded, found again after a restart, destroyed, and gone."""
 
+import secrets
+
 import pytest
 
 from hsmbridge.core import calls
-from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status
 from hsmbridge.core.identifiers import new_key_id
 from hsmbridge.core.key_types import KEY_TYPES, KeyType, key_type
 from hsmbridge.core.policy import Protection
@@ -100,6 +102,51 @@ def test_a_destroyed_key_cannot_be_used(rig: Rig, backend: str) -> None:
         with pytest.raises(ProviderError) as failure:
             _use(rig, key.type, handle)
         assert failure.value.status is Status.HANDLE_UNKNOWN
+
+
+@each_backend
+def test_the_keys_and_streams_of_an_owner_end_together_and_nobody_elses(rig: Rig, backend: str) -> None:
+    owner, other = secrets.token_bytes(16), secrets.token_bytes(16)
+    row = _fast(rig)
+    permissions = permissions_of(rig.pinned, row)
+    mine = [rig.generate(row, permissions, ephemeral=True, owner=owner) for _ in range(3)]
+    others = [rig.generate(row, permissions, ephemeral=True, owner=one) for one in (other, other, b"")]
+    others.append(_make(rig, row))
+    handles, others_handles = [rig.load(key) for key in mine], [rig.load(key) for key in others]
+    rig.destroy(mine[1])
+    streams = _streams(rig, owner), _streams(rig, other)
+    rig.perform(calls.ReleaseOwnerCall(owner))
+    for handle in handles:
+        with pytest.raises(ProviderError) as failure:
+            _use(rig, row, handle)
+        assert failure.value.status is Status.HANDLE_UNKNOWN
+    for key in mine:
+        with pytest.raises(ProviderError) as failure:
+            rig.load(key)
+        assert failure.value.status is Status.KEY_MATERIAL_MISSING
+        rig.destroy(key)
+    for stream in streams[0]:
+        with pytest.raises(ProviderError) as failure:
+            rig.perform(calls.StreamUpdateCall(stream, b"data"))
+        assert failure.value.status is Status.HANDLE_UNKNOWN
+    rig.perform(calls.ReleaseOwnerCall(owner))
+    for key, handle in zip(others, others_handles, strict=True):
+        assert rig.load(key) == handle
+        assert fingerprint(rig, key)
+        rig.destroy(key)
+    for stream in streams[1]:
+        rig.perform(calls.StreamUpdateCall(stream, b"data"))
+    rig.perform(calls.ReleaseOwnerCall(other))
+
+
+def _streams(rig: Rig, owner: bytes) -> list[int]:
+    """A digest in pieces, where there is one."""
+    stream = secrets.randbits(63)
+    try:
+        rig.perform(calls.StreamOpenCall(stream, 0, "SHA-256", "digest", owner=owner))
+    except RequestError:
+        return []
+    return [stream]
 
 
 def _use(rig: Rig, row: KeyType, handle: int) -> None:

@@ -145,7 +145,7 @@ class P11KitConnection(asyncio.Protocol):
         self._front_end.leave(self, self._principal)
         if self._session is not None:
             session, self._session = self._session, None
-            self._front_end.runner.run(self._front_end.dispatcher.close(session), None, _closed)
+            self._front_end.dispatcher.close(session)
 
     def data_received(self, data: bytes) -> None:
         """Take calls; a stream that is not this protocol ends its connection, and nothing else."""
@@ -399,8 +399,3 @@ class P11KitConnection(asyncio.Protocol):
 def _go_on_with(answer: Answer, reply: msgspec.Struct | None) -> msgspec.Struct:
     """The next request of a call; it begins where there is no reply yet."""
     return next(answer) if reply is None else answer.send(reply)
-
-
-def _closed(_: None, failure: HsmBridgeError | None) -> None:
-    if failure is not None:
-        _log.warning("a closed connection left something behind", status=failure.status.name)

@@ -120,7 +120,7 @@ class SshAgentConnection(asyncio.Protocol):
         self._front_end.leave(self, self._principal)
         if self._session is not None:
             session, self._session = self._session, None
-            self._front_end.runner.run(self._front_end.dispatcher.close(session), None, _closed)
+            self._front_end.dispatcher.close(session)
 
     def pause_writing(self) -> None:
         """The peer does not take its replies; its further messages wait."""
@@ -271,8 +271,3 @@ class SshAgentConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _closed(_: None, failure: HsmBridgeError | None) -> None:
-    if failure is not None:
-        _log.warning("a closed connection left something behind", status=failure.status.name)

@@ -24,15 +24,17 @@ MAKING: Final = frozenset(
         calls.AgreeKeyCall,
         calls.DeriveKeyCall,
         calls.UnwrapCall,
+        calls.CopyCall,
     }
 )
-_Making = (
+Making = (
     calls.GenerateCall
     | calls.ImportCall
     | calls.DeriveFromSecretCall
     | calls.AgreeKeyCall
     | calls.DeriveKeyCall
     | calls.UnwrapCall
+    | calls.CopyCall
 )
 ORDERED: Final = MAKING | {calls.DestroyCall}
 """The calls that must go through `KeysInTheMaking.perform`."""
@@ -50,7 +52,7 @@ class KeysInTheMaking:
         self, call: calls.ProviderCall, perform: Callable[[calls.ProviderCall], calls.ProviderReply]
     ) -> calls.ProviderReply:
         """Do one of the calls in ORDERED, in its turn. Raises ResourceError for a key that was destroyed."""
-        if isinstance(call, _Making):
+        if isinstance(call, Making):
             key_id = call.target.key_id
             self._begin(key_id)
             try:

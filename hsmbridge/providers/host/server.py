@@ -34,7 +34,7 @@ from hsmbridge.providers.host.messages import (
     ControlReply,
     ControlRequest,
 )
-from hsmbridge.providers.host.owners import STREAMING, StreamOwner, StreamOwners
+from hsmbridge.providers.host.owners import NOTED, DaemonProcess, DaemonProcesses
 from hsmbridge.providers.host.spec import HostSpec, check_socket_path
 from hsmbridge.wire.codec import (
     CALL_OPCODE,
@@ -90,7 +90,7 @@ class HostServer:
         self._provider = provider
         self._listener = listener
         self._keys = KeysInTheMaking()
-        self._owners = StreamOwners(provider.streams)
+        self._processes = DaemonProcesses(provider.streams, provider.release_owner)
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._supervisors: set[socket.socket] = set()
@@ -205,10 +205,10 @@ class HostServer:
     def _greet(self, connection: socket.socket, first: Frame) -> Callable[[Frame], bytes]:
         """Answer the first frame, and say who answers the others."""
         if first.opcode == ATTACH_OPCODE:
-            owner = self._owners.arrive(connection, decode_body(AttachRequest, first.body).client)
+            process = self._processes.arrive(connection, decode_body(AttachRequest, first.body).client)
             attached = AttachReply(self._spec.name, self.incarnation, os.getpid())
             connection.sendall(encode_message(ATTACH_OPCODE, first.request_id, attached, reply=True))
-            return partial(self._answer, owner)
+            return partial(self._answer, process)
         if first.opcode == CONTROL_OPCODE:
             wanted = decode_body(ControlRequest, first.body).digest
             with self._lock:
@@ -226,16 +226,16 @@ class HostServer:
             if connection in self._supervisors:
                 self._supervisors.discard(connection)
                 self._orphaned_at = time.monotonic()
-        self._owners.leave(connection)
+        self._processes.leave(connection)
         self._wake()
 
-    def _answer(self, owner: StreamOwner, frame: Frame) -> bytes:
+    def _answer(self, process: DaemonProcess, frame: Frame) -> bytes:
         if frame.opcode != CALL_OPCODE:
             raise WireError(Status.UNKNOWN_OPERATION, f"Operation {frame.opcode:#06x} is no provider call.")
         try:
             call = decode_call(frame.body)
-            if type(call) in STREAMING:
-                owner.note(call)
+            if type(call) in NOTED:
+                process.note(call)
             if type(call) in ORDERED:
                 return encode_call_reply(frame.request_id, self._keys.perform(call, self._perform))
             return encode_call_reply(frame.request_id, perform(self._provider, call))

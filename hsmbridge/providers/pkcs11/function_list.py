@@ -20,6 +20,7 @@ _CKF_OS_LOCKING_OK = 0x00000002
 _FIRST_FUNCTION = ctypes.sizeof(ctypes.c_void_p)  # CK_VERSION, padded
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _C_INITIALIZE, _C_CLOSE_SESSION, _C_GET_SESSION_INFO = 0, 13, 15  # places in CK_FUNCTION_LIST
+_C_DESTROY_OBJECT = 22
 _C_ENCRYPT, _C_WRAP_KEY = 30, 60
 _HEADROOM = 64
 """Bytes: more than any tag, padding or block."""
@@ -40,6 +41,7 @@ class _SessionInfo(ctypes.Structure):
 _Initialize = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)
 _CloseSession = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong)
 _GetSessionInfo = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.POINTER(_SessionInfo))
+_DestroyObject = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 _LengthPointer = ctypes.POINTER(ctypes.c_ulong)
 _Encrypt = ctypes.CFUNCTYPE(
     ctypes.c_ulong, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, _LengthPointer
@@ -77,6 +79,7 @@ class FunctionList:
         self._replace(_C_INITIALIZE, ctypes.cast(self._with_threads, ctypes.c_void_p).value or 0)
         self._session_info = _GetSessionInfo(self._entry(_C_GET_SESSION_INFO).value or 0)
         self._close_session = _CloseSession(self._entry(_C_CLOSE_SESSION).value or 0)
+        self._destroy_object = _DestroyObject(self._entry(_C_DESTROY_OBJECT).value or 0)
 
     def _initialize(self, _: int | None) -> int:
         reserved = self.arguments.encode() or None
@@ -118,6 +121,10 @@ class FunctionList:
     def close_session(self, handle: int) -> None:
         """C_CloseSession without the C_Logout that python-pkcs11 puts before it for a session opened with a PIN."""
         self._close_session(handle)
+
+    def destroy_object(self, session: int, handle: int) -> int:
+        """C_DestroyObject of what is known by its handle alone: CKR_*."""
+        return int(self._destroy_object(session, handle))
 
     def session_state(self, handle: int) -> int | None:
         """CKS_* of a session, or None where there is no such session."""

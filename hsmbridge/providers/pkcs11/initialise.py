@@ -118,6 +118,10 @@ class Module:
         """Close a session and leave the login alone; one that is closed already is fine."""
         self._functions.close_session(_handle(session))
 
+    def destroy_object(self, session: Session, handle: int) -> int:
+        """Remove an object by its handle: CKR_*."""
+        return self._functions.destroy_object(_handle(session), handle)
+
     def add_headroom(self) -> None:
         """For a module that tells lengths too short; see `function_list`. Again is fine."""
         with self.lock:

@@ -77,12 +77,13 @@ class SessionPool:
         seat.close()
         self._leave(seat)
 
-    def forget(self, key_id: bytes) -> None:
-        """Drop what seats have found of a key; who is using it keeps his own until the call ends."""
+    def forget(self, *key_ids: bytes) -> None:
+        """Drop what seats have found of keys; who is using one keeps his own until the call ends."""
         with self._changed:
             seats = list(self._seats)
         for seat in seats:
-            seat.keys.pop(key_id, None)
+            for key_id in key_ids:
+                seat.keys.pop(key_id, None)
 
     def void(self) -> None:
         """Close every seat: idle ones now, the others when they come back."""

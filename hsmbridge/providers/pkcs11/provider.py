@@ -104,15 +104,11 @@ class Pkcs11Provider(Provider):
             if held is not None and held.is_as(row, reference) and not held.sought.ephemeral:
                 return known
         told = self._reference(key_id, row, reference)
-        if told.run and not self._sessions.is_this_run(told.run):
-            raise _ended()
-        try:
+        if not told.run:
             self._sessions.seek(told.sought(row))
-        except ProviderError as failure:
-            if failure.status is Status.HANDLE_UNKNOWN:
-                raise _ended() from failure
-            raise
         with self._lock:
+            if told.run and not self._sessions.ephemeral.lives(key_id, told.run):
+                raise _ended()
             known = self._by_id.get(key_id)
             if known is None:
                 known = next(self._handles)
@@ -130,19 +126,30 @@ class Pkcs11Provider(Provider):
 
     def destroy(self, key_id: bytes, row: KeyType, reference: bytes) -> None:
         told = self._reference(key_id, row, reference) if reference else None
-        run = b"" if told is None else told.run
         handle = self._by_id.get(key_id)
         if handle is not None:
             self.unload(handle)
-        with self._sessions.objects_lock:
-            if told is not None and told.place is not None:
-                place = told.place
-                self._sessions.run(lambda seat: find_at(seat.session, place, row).destroy(), key_id)
-            elif not run:
-                self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
-            elif self._sessions.is_this_run(run):
-                self._sessions.run_ephemeral(lambda seat: remove_key(seat.session, key_id))
+        known = self._sessions.destroy_ephemeral(key_id)
+        if not known and (told is None or not told.run):
+            place = None if told is None else told.place
+            with self._sessions.objects_lock:
+                if place is not None:
+                    self._sessions.run(lambda seat: find_at(seat.session, place, row).destroy(), key_id)
+                else:
+                    self._sessions.run(lambda seat: remove_key(seat.session, key_id), key_id)
         self._sessions.forget(key_id)
+
+    def release_owner(self, owner: bytes) -> None:
+        super().release_owner(owner)
+        if not owner:
+            return
+        released = self._sessions.ephemeral.release(owner)
+        with self._lock:
+            for key_id in released:
+                handle = self._by_id.pop(key_id, None)
+                if handle is not None:
+                    del self._held[handle]
+        self._sessions.forget(*released)
 
     def list_keys(self) -> list[bytes]:
         with self._sessions.objects_lock:
@@ -413,13 +420,12 @@ class Pkcs11Provider(Provider):
             tried = True
             made = make(seat)
             public = b"" if made.public is None else public_key_info(row, made.public)
-            if not target.ephemeral:  # those are used in other sessions than the one that they live in
-                seat.keys[target.key_id] = made
+            seat.keys[target.key_id] = made
             return public, made.private is None and made.secret is None
 
         with self._sessions.objects_lock:
             if target.ephemeral:
-                (public_key, public_only), run = self._sessions.run_ephemeral(attempt)
+                (public_key, public_only), run = self._sessions.make_ephemeral(target.owner, target.key_id, attempt)
             else:
                 (public_key, public_only), run = self._sessions.run(attempt, target.key_id), b""
         reference = Reference(

@@ -2,7 +2,7 @@
 
 A PKCS#11 login belongs to token and process, so there is one TokenSessions per token however many providers use
 it. An anchor session keeps the login; the pool's sessions have no PIN. Session objects die with the session that
-made them, so ephemeral keys are made in one of their own.
+made them, so ephemeral keys are made in sessions of their own (`ephemeral`).
 
 What happens when a call fails, and the least that may help:
   1. an object handle is stale: find the object again in that session, once;
@@ -13,7 +13,6 @@ A refused PIN is remembered and never tried again.
 """
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -25,6 +24,7 @@ from pkcs11.exceptions import DeviceError, PKCS11Error, TokenNotPresent, UserNot
 
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status, error
 from hsmbridge.core.secrets import Pin
+from hsmbridge.providers.pkcs11.ephemeral import EphemeralKeys
 from hsmbridge.providers.pkcs11.errors import Cure, ckr_name, cure_for, translated
 from hsmbridge.providers.pkcs11.initialise import Module
 from hsmbridge.providers.pkcs11.login import (
@@ -68,6 +68,7 @@ class TokenSessions:
             that who holds a session never waits for it.
         serial, label: of the token that was opened.
         identity: by which it is found again; no other token is ever used in its place.
+        ephemeral: the keys that live in sessions.
         quirks: of that kind of token.
     """
 
@@ -87,10 +88,7 @@ class TokenSessions:
         self._anchor: Session | None = None
         self._login = threading.Lock()
         self._pool = SessionPool(size, self._open_seat)
-        self._ephemeral: Seat | None = None
-        self._ephemeral_lock = threading.Lock()
-        self._ephemeral_held = False
-        self._run = b""
+        self.ephemeral = EphemeralKeys(module, lambda: self._open_seat(0))
         self._holds = 0
 
     # --- calls -----------------------------------------------------------------------------------------------------
@@ -122,6 +120,14 @@ class TokenSessions:
             HsmBridgeError: as `run` and `objects`.
         """
         key_id = sought.key_id
+        if sought.ephemeral:
+            with self.ephemeral.at_home(key_id) as keys:
+                if keys is not None:
+                    try:
+                        return attempt(keys)
+                    except PKCS11Error as failure:
+                        if self.cure(failure) is Cure.NONE:
+                            raise self._translated(failure) from failure
 
         def with_found(seat: Seat) -> _T:
             found = seat.keys.get(key_id)
@@ -199,27 +205,28 @@ class TokenSessions:
         except PKCS11Error as failure:
             raise self._translated(failure) from failure
 
-    def forget(self, key_id: bytes) -> None:
-        """Drop what was found of a key."""
-        self._pool.forget(key_id)
+    def forget(self, *key_ids: bytes) -> None:
+        """Drop what was found of keys."""
+        self._pool.forget(*key_ids)
 
-    def run_ephemeral(self, attempt: Callable[[Seat], _T]) -> tuple[_T, bytes]:
-        """Do something in the session that ephemeral keys live in; with the run that they belong to."""
-        with self._ephemeral_lock:
-            try:
-                return attempt(self._ephemeral_seat()), self._run
-            except PKCS11Error as failure:
-                if self.cure(failure) is not Cure.NEW_SESSION or not self._ephemeral_lost():
-                    raise self._translated(failure) from failure
-            try:
-                return attempt(self._ephemeral_seat()), self._run
-            except PKCS11Error as failure:
+    def make_ephemeral(self, owner: bytes, key_id: bytes, attempt: Callable[[Seat], _T]) -> tuple[_T, bytes]:
+        """As `EphemeralKeys.make`, once more where the session was lost. Raises HsmBridgeError."""
+        try:
+            return self.ephemeral.make(owner, key_id, attempt)
+        except PKCS11Error as failure:
+            if self.cure(failure) is not Cure.NEW_SESSION or not self.ephemeral.lost(owner):
                 raise self._translated(failure) from failure
+        try:
+            return self.ephemeral.make(owner, key_id, attempt)
+        except PKCS11Error as failure:
+            raise self._translated(failure) from failure
 
-    def is_this_run(self, run: bytes) -> bool:
-        """Whether ephemeral keys of that run still live."""
-        with self._ephemeral_lock:
-            return not self._ephemeral_lost() and secrets.compare_digest(run, self._run)
+    def destroy_ephemeral(self, key_id: bytes) -> bool:
+        """Remove an ephemeral key; False where there is none of this id. Raises HsmBridgeError."""
+        try:
+            return self.ephemeral.destroy(key_id)
+        except PKCS11Error as failure:
+            raise self._translated(failure) from failure
 
     # --- recovery --------------------------------------------------------------------------------------------------
 
@@ -320,15 +327,6 @@ class TokenSessions:
                 raise
             self.token = token
 
-    def _ephemeral_lost(self) -> bool:
-        return self._ephemeral is None or self.module.logged_in(self._ephemeral.session) is None
-
-    def _ephemeral_seat(self) -> Seat:
-        if self._ephemeral is None or self._ephemeral_lost():
-            self._ephemeral = self._open_seat(0)
-            self._run = secrets.token_bytes(16)
-        return self._ephemeral
-
     # --- the module's life -----------------------------------------------------------------------------------------
 
     def suspend(self) -> None:
@@ -337,20 +335,15 @@ class TokenSessions:
 
     def quiesce(self, seconds: float) -> bool:
         """Close all sessions as soon as nobody uses them; False where a call did not end in time."""
-        if not self._pool.quiesce(seconds):
-            return False
-        self._ephemeral_held = self._ephemeral_lock.acquire(timeout=seconds)
-        return self._ephemeral_held
+        return self._pool.quiesce(seconds) and self.ephemeral.quiesce(seconds)
 
     def resume(self, *, restarted: bool) -> None:
         """Let calls begin again; `restarted` means that every session and session object is gone."""
         if restarted:
             with self._login:
                 self._anchor = None
-            self._ephemeral = None
-        if self._ephemeral_held:
-            self._ephemeral_held = False
-            self._ephemeral_lock.release()
+            self.ephemeral.forget_all()
+        self.ephemeral.resume()
         self._pool.resume()
 
     def hold(self) -> None:
@@ -367,8 +360,8 @@ class TokenSessions:
         with self._login:
             anchor, self._anchor = self._anchor, None
             self._refused = ProviderError(Status.PROVIDER_UNAVAILABLE, "The provider was closed.")
-        if idle and self._ephemeral is not None:
-            self._ephemeral.close()
+        if idle:
+            self.ephemeral.close_all()
         if idle and anchor is not None:
             with suppress(PKCS11Error):
                 anchor.close()

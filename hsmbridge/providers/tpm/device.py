@@ -98,11 +98,14 @@ class Tpm:
                 except TSS2_Exception as failure:
                     self._recover(opened, failure, recovery, verdict)
 
-    def release(self, handle: int) -> None:
-        """Forget a key by its handle, if the TPM is there at all."""
+    def release(self, *handles: int) -> None:
+        """Forget keys by their handles, if the TPM is there at all."""
+        if not handles:
+            return
         with self._lock:
             if self._opened is not None:
-                self._opened.keys.forget(handle)
+                for handle in handles:
+                    self._opened.keys.forget(handle)
 
     def close(self) -> None:
         """Give back the slots and leave the TPM in order."""

@@ -23,6 +23,7 @@ from hsmbridge.core.params import SignatureParameters
 from hsmbridge.core.permissions import permissions_from_bits
 from hsmbridge.core.policy import Protection
 from hsmbridge.providers.base import Provider
+from hsmbridge.providers.owned_keys import OwnedKeys
 from hsmbridge.providers.streams import ProviderStream
 from hsmbridge.providers.tpm import (
     abilities,
@@ -67,6 +68,7 @@ class TpmProvider(Provider):
         self._keys = HeldKeys()
         self._ephemeral: dict[bytes, tuple[bytes, Reference]] = {}
         """By key id: the reference that was answered, and the one with the key, which stays here."""
+        self._owned = OwnedKeys()
         self._described: calls.Description | None = None
         self._offered: frozenset[tuple[str, str]] = frozenset()
         """Algorithm and operation, as described."""
@@ -94,6 +96,7 @@ class TpmProvider(Provider):
         with self._lock:
             self._keys.clear()
             self._ephemeral.clear()
+            self._owned.clear()
         self._tpm.close()
 
     # Keys
@@ -193,10 +196,15 @@ class TpmProvider(Provider):
         if reference:
             self._check_destroyable(reference)
         with self._lock:
-            self._ephemeral.pop(key_id, None)
-            handles = self._keys.handles_of(key_id)
-        for handle in handles:
-            self.unload(handle)
+            self._owned.discard(key_id)
+            handles = self._forget(key_id)
+        self._tpm.release(*handles)
+
+    def release_owner(self, owner: bytes) -> None:
+        super().release_owner(owner)
+        with self._lock:
+            handles = [handle for key_id in self._owned.take(owner) for handle in self._forget(key_id)]
+        self._tpm.release(*handles)
 
     # Use of keys
 
@@ -296,7 +304,16 @@ class TpmProvider(Provider):
         reference = references.encode_ephemeral(complete.parent_name)
         with self._lock:
             self._ephemeral[target.key_id] = reference, complete
+            self._owned.add(target.owner, target.key_id)
         return calls.MadeKey(reference, spki, Protection.TOKEN)
+
+    def _forget(self, key_id: bytes) -> list[int]:
+        """Drop what is held of a key, for who holds the lock; the handles, which the TPM may still know."""
+        self._ephemeral.pop(key_id, None)
+        handles = self._keys.handles_of(key_id)
+        for handle in handles:
+            self._keys.remove(handle)
+        return handles
 
     def _read(self, key_id: bytes, row: KeyType, reference: bytes, binding: bytes) -> HeldKey:
         complete = references.decode(reference)

@@ -9,7 +9,7 @@ from hsmbridge.core import calls
 from hsmbridge.core.calls import StreamEnd
 from hsmbridge.core.errors import LimitError, ProviderError, RequestError, SignatureInvalid, Status
 from hsmbridge.providers import streams
-from hsmbridge.providers.host.owners import StreamOwners
+from hsmbridge.providers.host.owners import DaemonProcesses
 from hsmbridge.providers.streams import HashedFirst, ProviderStream, ProviderStreams
 
 
@@ -126,27 +126,45 @@ def test_the_digest_is_what_is_handed_on() -> None:
     assert seen == [(hashlib.sha384(b"message").digest(), b"proof")]
 
 
-def test_streams_end_with_the_last_connection_of_their_process() -> None:
+def test_the_streams_of_an_owner_end_together() -> None:
     table = ProviderStreams()
-    owners = StreamOwners(table)
+    for number, owner in ((1, b"a"), (2, b"b"), (3, b"a"), (4, b"")):
+        table.open(number, Told, owner)
+    table.close_owned(b"a")
+    table.close_owned(b"")
+    _gone(table, 1)
+    _gone(table, 3)
+    assert len(table) == 2
+
+
+def test_what_a_process_has_ends_with_its_last_connection() -> None:
+    table, released = ProviderStreams(), list[bytes]()
+    processes = DaemonProcesses(table, released.append)
     ends = [socket.socketpair() for _ in range(3)]
     first, second, other = (mine for mine, _ in ends)
-    one = owners.arrive(first, "daemon a")
-    assert owners.arrive(second, "daemon a") is one
-    another = owners.arrive(other, "daemon b")
-    for number, owner in ((1, one), (2, one), (3, another)):
-        owner.note(calls.StreamOpenCall(number, 0, "SHA-256", "digest"))
+    one = processes.arrive(first, "daemon a")
+    assert processes.arrive(second, "daemon a") is one
+    another = processes.arrive(other, "daemon b")
+    for number, process in ((1, one), (2, one), (3, another)):
+        process.note(calls.StreamOpenCall(number, 0, "SHA-256", "digest"))
         table.open(number, Told)
+        for owner in (b"%d" % number, b"gone by itself"):
+            process.note(calls.GenerateCall(calls.KeyTarget(b"", "AES-128", 0, ephemeral=True, owner=owner)))
     one.note(calls.StreamFinishCall(1))
     table.finish(1, b"", b"")
-    owners.leave(first)
+    for process in (one, another):
+        process.note(calls.ReleaseOwnerCall(b"gone by itself"))
+    processes.leave(first)
     assert len(table) == 2
-    owners.leave(second)
+    assert not released
+    processes.leave(second)
     assert table.update(3, b"others go on") == b"others go on"
+    assert sorted(released) == [b"1", b"2"]
     _gone(table, 2)
-    owners.leave(second)
-    owners.leave(other)
+    processes.leave(second)
+    processes.leave(other)
     assert len(table) == 0
+    assert sorted(released) == [b"1", b"2", b"3"]
     for pair in ends:
         for end in pair:
             end.close()

@@ -207,7 +207,7 @@ class Served:
 
     def end(self, session: Session) -> None:
         """The connection of a session ends."""
-        self._runner.run(self.dispatcher.close(session), None, lambda reply, failure: None)
+        self.dispatcher.close(session)
 
     def slot(self, name: str, type_name: str, permissions: P, provider: str = "here", **more: object) -> str:
         request = m.SlotCreateRequest(name, type_name, (provider,), int(permissions), **more)  # type: ignore[arg-type]

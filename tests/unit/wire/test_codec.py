@@ -195,7 +195,7 @@ def test_a_batch_answer_with_neither_reply_nor_error_is_refused() -> None:
         codec.decode_batch_reply(Frame(SIGN_OPCODE, 1, REPLY | BATCH, 0, msgspec.msgpack.encode([[0]])))
 
 
-TARGET = calls.KeyTarget(b"i" * 16, "EC-P256", 12, b"binding", "uid-0/web")
+TARGET = calls.KeyTarget(b"i" * 16, "EC-P256", 12, b"binding", "uid-0/web", ephemeral=True, owner=b"o" * 16)
 ALGORITHM = next(iter(ALGORITHMS))
 CALLS: tuple[calls.ProviderCall, ...] = (
     calls.DescribeCall(),
@@ -205,6 +205,7 @@ CALLS: tuple[calls.ProviderCall, ...] = (
     calls.LoadCall(b"i" * 16, "EC-P256", 12, b"reference", b"binding"),
     calls.UnloadCall(2**63),
     calls.DestroyCall(b"i" * 16, "EC-P256", b""),
+    calls.ReleaseOwnerCall(b"o" * 16),
     calls.ListCall(),
     calls.SignCall(1, ALGORITHM, b"message", SignatureParameters(digest_signing=True)),
     calls.SignManyCall(1, ALGORITHM, (b"first", b"second")),

@@ -1,6 +1,7 @@
 """Keys on the token: what they may do there, how long they stay, and what is left of half-made ones."""
 
 import os
+import secrets
 from shutil import rmtree
 
 import msgspec
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkcs11 import Attribute, Object
 
 from hsmbridge.core.algorithms import algorithm
-from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, StoreError
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, ResourceError, Status, StoreError
 from hsmbridge.core.identifiers import new_key_id
 from hsmbridge.core.key_types import KEY_TYPES
 from hsmbridge.core.params import DEFAULT_SIGNATURE
@@ -26,6 +27,7 @@ from tests.unit.providers.pkcs11.tokens import (
     make_tokens,
     open_token,
     reader,
+    session_objects,
     target_for,
 )
 
@@ -331,6 +333,47 @@ def test_an_ephemeral_key_ends_with_its_provider(provider: Pkcs11Provider) -> No
     assert refusal.value.status is Status.KEY_MATERIAL_MISSING
     key.destroy(again)
     again.close()
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.all)])
+def test_the_ephemeral_keys_of_an_owner_leave_the_token_at_one_stroke(
+    faulty: Pkcs11Provider, faulty_module: FaultyModule, count: int
+) -> None:
+    owner, other = secrets.token_bytes(16), secrets.token_bytes(16)
+    with reader(module=faulty_module.path) as session:
+        before = len(session_objects(session))
+        kept = _generate_for(faulty, other)
+        keys = [_generate_for(faulty, owner) for _ in range(count)]
+        for key in keys[::100]:
+            faulty.encrypt(key.load(faulty), algorithm("AES-256-CTR"), bytes(16), b"in use", b"")
+        assert len(session_objects(session)) == before + count + 1
+        destroyed, closed = faulty_module.calls("C_DestroyObject"), faulty_module.calls("C_CloseSession")
+        faulty.release_owner(owner)
+        assert len(session_objects(session)) == before + 1
+    assert faulty_module.calls("C_CloseSession") - closed == 2, "the owner's, and the reader's own"
+    assert faulty_module.calls("C_DestroyObject") == destroyed
+    assert kept.load(faulty)
+    with pytest.raises(ProviderError, match="ephemeral"):
+        keys[-1].load(faulty)
+    with pytest.raises(ResourceError) as refusal:
+        _generate_for(faulty, owner)
+    assert refusal.value.status is Status.RESOURCE_NOT_FOUND
+
+
+def test_an_ephemeral_key_is_destroyed_without_a_search(faulty: Pkcs11Provider, faulty_module: FaultyModule) -> None:
+    keys = [_generate_for(faulty, secrets.token_bytes(16)) for _ in range(3)]
+    with reader(module=faulty_module.path) as session:
+        there = len(session_objects(session))
+        searches = faulty_module.calls("C_FindObjectsInit")
+        for key in keys:
+            key.destroy(faulty)
+        assert faulty_module.calls("C_FindObjectsInit") == searches
+        assert len(session_objects(session)) == there - len(keys)
+
+
+def _generate_for(provider: Pkcs11Provider, owner: bytes) -> Made:
+    target = msgspec.structs.replace(target_for("AES-256", ephemeral=True), owner=owner)
+    return Made(target, KEY_TYPES["AES-256"], provider.generate(target))
 
 
 # --- what cannot be made -------------------------------------------------------------------------------------------

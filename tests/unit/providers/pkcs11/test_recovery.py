@@ -188,7 +188,7 @@ def test_ephemeral_keys_are_missing_after_the_module_was_started_again(
 ) -> None:
     key = generate(faulty, "EC-P256", ephemeral=True)
     handle = key.load(faulty)
-    faulty_module.fail("C_Sign", CKR_DEVICE_REMOVED)
+    faulty_module.fail("C_Sign", CKR_DEVICE_REMOVED, 2)  # in the session of the key, and in another one
     with pytest.raises(ProviderError) as failure:
         faulty.sign(handle, ECDSA, b"", DEFAULT_SIGNATURE)
     assert failure.value.status is Status.HANDLE_UNKNOWN

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pkcs11
-from pkcs11 import Attribute, Session
+from pkcs11 import Attribute, Object, Session
 
 from hsmbridge.core.calls import KeyTarget, MadeKey
 from hsmbridge.core.identifiers import new_key_id
@@ -128,6 +128,11 @@ def reader(label: str = "lab", module: Path = MODULE) -> Iterator[Session]:
         yield session
     finally:
         session.close()
+
+
+def session_objects(session: Session) -> list[Object]:
+    """What lives in sessions, as the token itself tells it."""
+    return list(session.get_objects({Attribute.TOKEN: False}))
 
 
 def attributes(session: Session, key_id: bytes) -> Mapping[str, Mapping[Attribute, object]]:
