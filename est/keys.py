@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, mlkem, padding, rsa, x448, x25519
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
@@ -54,14 +54,6 @@ class Key(Protocol):
 
     def use_for_tls(self, context: ssl.SSLContext, chain: Sequence[x509.Certificate]) -> None:
         """Make `context` authenticate with this key; `chain` begins with the key's own certificate."""
-        ...
-
-
-class Decrypter(Protocol):
-    """A key that opens what a server sealed for it: RSA keys have this method."""
-
-    def decrypt(self, ciphertext: bytes, padding: padding.AsymmetricPadding) -> bytes:
-        """The plaintext."""
         ...
 
 
@@ -112,8 +104,19 @@ def key_type_oid(public_key: object) -> str:
         (mldsa.MLDSA44PublicKey, oids.ML_DSA_44),
         (mldsa.MLDSA65PublicKey, oids.ML_DSA_65),
         (mldsa.MLDSA87PublicKey, oids.ML_DSA_87),
+        (x25519.X25519PublicKey, oids.X25519),
+        (x448.X448PublicKey, oids.X448),
+        (mlkem.MLKEM768PublicKey, oids.ML_KEM_768),
+        (mlkem.MLKEM1024PublicKey, oids.ML_KEM_1024),
     )
     return next((oid for kind, oid in kinds if isinstance(public_key, kind)), "")
+
+
+def can_sign(public_key: object) -> bool:
+    """Whether keys of this kind sign; those that only agree or open are proved by full CMC."""
+    return isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) or (
+        key_type_oid(public_key) in _ONE_WAY
+    )
 
 
 def sign(signer: CertificateIssuerPrivateKeyTypes, choice: SignatureChoice, message: bytes) -> bytes:

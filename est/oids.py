@@ -23,6 +23,8 @@ CMC_IDENTIFICATION = "1.3.6.1.5.5.7.7.2"
 CMC_TRANSACTION_ID = "1.3.6.1.5.5.7.7.5"
 CMC_SENDER_NONCE = "1.3.6.1.5.5.7.7.6"
 CMC_RECIPIENT_NONCE = "1.3.6.1.5.5.7.7.7"
+CMC_ENCRYPTED_POP = "1.3.6.1.5.5.7.7.9"
+CMC_DECRYPTED_POP = "1.3.6.1.5.5.7.7.10"
 CMC_QUERY_PENDING = "1.3.6.1.5.5.7.7.21"
 CMC_STATUS_INFO_V2 = "1.3.6.1.5.5.7.7.25"
 CMC_RA = "1.3.6.1.5.5.7.3.28"
@@ -42,11 +44,17 @@ ED448 = "1.3.101.113"
 ML_DSA_44 = "2.16.840.1.101.3.4.3.17"
 ML_DSA_65 = "2.16.840.1.101.3.4.3.18"
 ML_DSA_87 = "2.16.840.1.101.3.4.3.19"
+X25519 = "1.3.101.110"
+X448 = "1.3.101.111"
+ML_KEM_768 = "2.16.840.1.101.3.4.4.2"
+ML_KEM_1024 = "2.16.840.1.101.3.4.4.3"
+NO_SIGNATURE = "1.3.6.1.5.5.7.6.2"
 
 P256 = "1.2.840.10045.3.1.7"
 P384 = "1.3.132.0.34"
 P521 = "1.3.132.0.35"
 
+SHA1 = "1.3.14.3.2.26"
 SHA256 = "2.16.840.1.101.3.4.2.1"
 SHA384 = "2.16.840.1.101.3.4.2.2"
 SHA512 = "2.16.840.1.101.3.4.2.3"
@@ -56,6 +64,9 @@ AES256_CBC = "2.16.840.1.101.3.4.1.42"
 AES128_WRAP = "2.16.840.1.101.3.4.1.5"
 AES256_WRAP = "2.16.840.1.101.3.4.1.45"
 ECDH_STD_SHA256_KDF = "1.3.132.1.11.1"
+HKDF_WITH_SHA256 = "1.2.840.113549.1.9.16.3.28"
+ORI_KEM = "1.2.840.113549.1.9.16.13.3"
+HMAC_WITH_SHA256 = "1.2.840.113549.2.9"
 
 CURVES = {P256: "secp256r1", P384: "secp384r1", P521: "secp521r1"}
 """The curves that a demand may name, by the name that pyca gives them."""
@@ -73,7 +84,21 @@ SIGNATURE_DIGESTS = {
 }
 """Signature algorithms that fix a digest, with that digest."""
 
-KEY_TYPES = frozenset({EC_PUBLIC_KEY, RSA_ENCRYPTION, ED25519, ED448, ML_DSA_44, ML_DSA_65, ML_DSA_87})
+KEY_TYPES = frozenset(
+    {
+        EC_PUBLIC_KEY,
+        RSA_ENCRYPTION,
+        ED25519,
+        ED448,
+        ML_DSA_44,
+        ML_DSA_65,
+        ML_DSA_87,
+        X25519,
+        X448,
+        ML_KEM_768,
+        ML_KEM_1024,
+    }
+)
 """Identifiers by which a server asks for a type of key."""
 
 EXTENSION_ARC = "2.5.29."

@@ -41,7 +41,9 @@ class _TaggedCertificationRequest(Sequence):
     ]
 
 
-class _TaggedRequest(Choice):
+class TaggedRequest(Choice):
+    """A request in a PKIData."""
+
     # orm [2] is of no use to EST; crm [1] is a CertReqMsg of RFC 4211 and is passed on as it came.
     _alternatives: ClassVar[list[tuple[object, ...]]] = [
         ("tcr", _TaggedCertificationRequest, {"implicit": 0}),
@@ -50,7 +52,7 @@ class _TaggedRequest(Choice):
 
 
 class _TaggedRequests(SequenceOf):
-    _child_spec = _TaggedRequest
+    _child_spec = TaggedRequest
 
 
 class _Anything(SequenceOf):
@@ -174,10 +176,19 @@ def dump_request(request: CmcRequest) -> bytes:
     """Write a PKIData."""
     requests = _TaggedRequests([])
     for part, der in request.requests:
-        tagged = _TaggedCertificationRequest({"body_part_id": part, "certification_request": core.Any.load(der)})
-        requests.append(_TaggedRequest("tcr", tagged))
+        requests.append(_tagged(part, der))
     data = {"controls": _controls(request.controls), "requests": requests, "cms": [], "others": []}
     return bytes(_PkiData(data).dump())
+
+
+def _tagged(part: int, der: bytes) -> TaggedRequest:
+    tagged = _TaggedCertificationRequest({"body_part_id": part, "certification_request": core.Any.load(der)})
+    return TaggedRequest("tcr", tagged)
+
+
+def dump_tagged_request(part: int, der: bytes) -> bytes:
+    """A PKCS#10 request as it stands in a PKIData, a TaggedRequest."""
+    return bytes(_tagged(part, der).dump())
 
 
 def dump_response(controls: Iterable[Control]) -> bytes:

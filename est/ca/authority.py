@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
@@ -15,6 +15,7 @@ from est import keys, oids, refusals
 from est.asn1.template import KeyPart
 from est.ca.profile import USAGES, Profile
 from est.ca.record import Issued, Record
+from est.csr.request import is_unsigned
 
 BACKDATE = timedelta(minutes=5)
 """Certificates begin that much before now, for clocks that are behind; less for those that live shortly."""
@@ -83,18 +84,26 @@ def _dated(builder: x509.CertificateBuilder, lifetime: timedelta) -> x509.Certif
     return builder.not_valid_before(now - min(BACKDATE, lifetime)).not_valid_after(now + lifetime)
 
 
-def _key_usage(*, digital_signature: bool, ca: bool = False, key_encipherment: bool = False) -> x509.KeyUsage:
+def _key_usage(
+    *, digital_signature: bool, ca: bool = False, key_encipherment: bool = False, key_agreement: bool = False
+) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,
         key_encipherment=key_encipherment,
         data_encipherment=False,
-        key_agreement=False,
+        key_agreement=key_agreement,
         key_cert_sign=ca,
         crl_sign=ca,
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _receiving_usage(public_key: CertificatePublicKeyTypes) -> x509.KeyUsage:
+    """The usage of a key that does not sign; ML-KEM keys have this one alone (RFC 9935)."""
+    encipherment = isinstance(public_key, rsa.RSAPublicKey | mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey)
+    return _key_usage(digital_signature=False, key_encipherment=encipherment, key_agreement=not encipherment)
 
 
 class Authority:
@@ -120,7 +129,8 @@ class Authority:
             RequestError: the profile does not give what is asked for.
         """
         certified = public_key or request.public_key()
-        check_key(certified, profile.key_part)
+        receives = public_key is None and is_unsigned(request)
+        check_key(certified, profile.key_part, receives=receives)
         names = _alternative_names(request)
         _check_names(request.subject, names, profile)
         builder = (
@@ -131,7 +141,9 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
-                _key_usage(digital_signature=True, key_encipherment=isinstance(certified, rsa.RSAPublicKey)),
+                _receiving_usage(certified)
+                if receives
+                else _key_usage(digital_signature=True, key_encipherment=isinstance(certified, rsa.RSAPublicKey)),
                 critical=True,
             )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(certified), critical=False)
@@ -213,8 +225,11 @@ def serial_of(certificate: x509.Certificate) -> str:
     return f"{certificate.serial_number:x}"
 
 
-def check_key(public_key: CertificatePublicKeyTypes, wanted: KeyPart | None) -> None:
+def check_key(public_key: CertificatePublicKeyTypes, wanted: KeyPart | None, *, receives: bool = False) -> None:
     """Refuse a key that is too weak, or of another type than wanted.
+
+    Args:
+        receives: its possession was proved otherwise than by a signature.
 
     Raises:
         RequestError: it is.
@@ -228,7 +243,7 @@ def check_key(public_key: CertificatePublicKeyTypes, wanted: KeyPart | None) -> 
             if not curve or (wanted and wanted.curve not in {"", curve}):
                 raise refusals.unwanted("The EC key is on a curve that this profile does not take.")
         case _:
-            if not keys.key_type_oid(public_key):
+            if not keys.key_type_oid(public_key) or not (receives or keys.can_sign(public_key)):
                 raise refusals.unwanted("A key of this type is not certified.")
     if wanted and wanted.algorithm != keys.key_type_oid(public_key):
         raise refusals.unwanted("This profile takes keys of another type.")

@@ -27,6 +27,10 @@ _KEYS = {
     "ML-DSA-44": KeyPart(oids.ML_DSA_44),
     "ML-DSA-65": KeyPart(oids.ML_DSA_65),
     "ML-DSA-87": KeyPart(oids.ML_DSA_87),
+    "X25519": KeyPart(oids.X25519),
+    "X448": KeyPart(oids.X448),
+    "ML-KEM-768": KeyPart(oids.ML_KEM_768),
+    "ML-KEM-1024": KeyPart(oids.ML_KEM_1024),
 }
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from est import refusals
 
+CHALLENGE_LIFE = 600
+"""Seconds within which a challenge is to be answered."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificate (
     serial TEXT PRIMARY KEY, der BLOB NOT NULL, subject TEXT NOT NULL, profile TEXT NOT NULL, requester TEXT NOT NULL,
@@ -25,6 +28,7 @@ CREATE TABLE IF NOT EXISTS waiting (
 CREATE TABLE IF NOT EXISTS waiting_request (
     id TEXT PRIMARY KEY, der BLOB NOT NULL, requester TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS challenge (id TEXT PRIMARY KEY, secret BLOB NOT NULL, made_at REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 """
 
@@ -174,3 +178,16 @@ class Record:
         with self._lock:
             row = self._database.execute("SELECT der, requester FROM waiting_request WHERE id = ?", (id_,)).fetchone()
         return (bytes(row[0]), str(row[1])) if row else None
+
+    def keep_challenge(self, id_: str, secret: bytes) -> None:
+        """Keep the secret of a challenge until its answer comes; older ones whose answer never came are forgotten."""
+        now = time.time()
+        with self._writing() as database:
+            database.execute("DELETE FROM challenge WHERE made_at < ?", (now - CHALLENGE_LIFE,))
+            database.execute("INSERT OR REPLACE INTO challenge VALUES (?, ?, ?)", (id_, secret, now))
+
+    def take_challenge(self, id_: str) -> bytes:
+        """The secret of a challenge, which serves once; b"" if there is none, or it is too old."""
+        with self._writing() as database:
+            row = database.execute("DELETE FROM challenge WHERE id = ? RETURNING secret, made_at", (id_,)).fetchone()
+        return bytes(row[0]) if row and row[1] >= time.time() - CHALLENGE_LIFE else b""

@@ -11,6 +11,7 @@ from est.ca.site import CaSite, create_site, open_site, slot_names
 from est.cli.options import FILE, json_option, places_of, provider_option, show, socket_option
 from est.cli.serving import FOLDER
 from est.cms.certs_only import UNREADABLE
+from est.csr.request import is_unsigned
 from est.key_places import KEY_TYPES
 from est.keys import Key, SoftwareKey
 from est.trust.anchors import write_pem, write_whole
@@ -81,7 +82,7 @@ def _request(path: Path) -> x509.CertificateSigningRequest:
     try:
         raw = path.read_bytes()
         csr = x509.load_pem_x509_csr(raw) if b"-----BEGIN" in raw else x509.load_der_x509_csr(raw)
-        good = csr.is_signature_valid
+        good = not is_unsigned(csr) and csr.is_signature_valid
         for part in (csr.subject, csr.extensions):
             del part
     except (OSError, *UNREADABLE):

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from est import refusals
 from est.cli.options import FILE, KEY, Client, client_options, first_line, open_identity, provider_option, show
 from est.client import Enrolled, EstClient, Pending
+from est.cms.agreement import SoftwareAgreer
 from est.cms.enveloped import Opener, SharedKey
 from est.csr.linking import Link
 from est.csr.request import Wishes
@@ -266,7 +267,7 @@ def _opener(key: Key) -> Opener:
         case rsa.RSAPrivateKey() as private:
             return Opener(rsa=private)
         case ec.EllipticCurvePrivateKey() as private if isinstance(key, SoftwareKey):
-            return Opener(agreement=private)
+            return Opener(agreement=SoftwareAgreer(private))
         case ec.EllipticCurvePrivateKey():
             raise refusals.unsupported(
                 "What an EC key in a slot agrees stays there; receive the key with an RSA key or --shared-key-file."

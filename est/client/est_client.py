@@ -1,6 +1,5 @@
 """The operations of EST (RFC 7030 section 4), each with every check before anything is handed on."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,29 +10,29 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from est import keys, oids, refusals
-from est.asn1.csrattrs import Attribute, parse_csrattrs
-from est.asn1.der import octets
+from est import keys, refusals
+from est.asn1.csrattrs import parse_csrattrs
 from est.client.checks import check_received
-from est.client.cmc import CmcTransaction, check_full_response, full_request, pending_query
+from est.client.cmc import FullCmc
 from est.client.configuration import ClientConfiguration
+from est.client.late_request import LateRequest, capabilities, key_id, key_transport, public_key_of
 from est.client.results import Enrolled, Pending, ServerMadeKey
 from est.client.session import DEFAULT_RETRY, Body, Reply, Session, not_found
 from est.cms.certs_only import parse_certs_only
 from est.cms.enveloped import Opener
 from est.cms.key_package import open_key
-from est.cms.signed import key_identifier
+from est.cms.receiver import Receiver
 from est.csr.demands import Demands, demands_of
-from est.csr.linking import Link, challenge
-from est.csr.request import Plan, Wishes, plan, sign_request
+from est.csr.request import Plan, Wishes, plan
 from est.http import media_type
 from est.http.multipart import parse_multipart
 from est.http.payload import decode
-from est.tls.channel_binding import binding_value
-from est.tls.connection import Connection
 from est.trust.anchors import TrustedBy
 from est.trust.path import verify_path
 from est.trust.roll_over import CaCertificates, first_anchors, rolled_over
+
+_CHALLENGES = 3
+"""Times that the possession of a key is proved; more than once where the connection broke in between."""
 
 
 class EstClient:
@@ -113,7 +112,7 @@ class EstClient:
         return self._ask(operation, key, planned)
 
     def resume(
-        self, pending: Pending, key: keys.Key, wishes: Wishes, demands: Demands | None = None
+        self, pending: Pending, key: keys.Key | Receiver, wishes: Wishes, demands: Demands | None = None
     ) -> Enrolled | Pending:
         """Ask again for what was pending, with the same key and wishes.
 
@@ -121,9 +120,9 @@ class EstClient:
             RequestError: too early, another server, or another key.
         """
         self._check_resumable(pending, pending.operation)
-        if pending.key_id != _key_id(key):
+        if pending.key_id != key_id(key):
             raise refusals.unwanted("The pending request belongs to another server or key.")
-        if pending.operation == "fullcmc":
+        if pending.operation == "fullcmc" or isinstance(key, Receiver):
             return self._full_cmc(key, wishes, demands, pending)
         planned = plan(wishes, demands if demands is not None else Demands(), key.signer.public_key())
         return self._ask(pending.operation, key, planned, pending)
@@ -136,7 +135,7 @@ class EstClient:
 
     def _ask(self, operation: str, key: keys.Key, planned: Plan, before: Pending | None = None) -> Enrolled | Pending:
         self._need_anchors()
-        request = _LateRequest(self._configuration.link, key, planned, before.request if before else b"")
+        request = LateRequest(self._configuration.link, key, planned, before.request if before else b"")
         reply = self._session.perform(operation, Body(media_type.PKCS10, request.make))
         if reply.status == 202:
             return self._pending(operation, key, reply, request.repeatable, before)
@@ -147,10 +146,12 @@ class EstClient:
         if not self._configuration.anchors.explicit:
             raise refusals.untrusted("There are no Explicit trust anchors to check a certificate with; get them first.")
 
-    def _pending(self, operation: str, key: keys.Key, reply: Reply, request: bytes, before: Pending | None) -> Pending:
+    def _pending(
+        self, operation: str, key: keys.Key | Receiver, reply: Reply, request: bytes, before: Pending | None
+    ) -> Pending:
         now = time.time()
         first = before.first_asked if before else now
-        return Pending(operation, str(self._configuration.address), now + reply.wait, first, _key_id(key), request)
+        return Pending(operation, str(self._configuration.address), now + reply.wait, first, key_id(key), request)
 
     def _certificates(self, reply: Reply) -> tuple[x509.Certificate, ...]:
         if reply.status != 200:
@@ -159,50 +160,53 @@ class EstClient:
             raise refusals.malformed(f"The reply is of type {reply.type.name!r}, not a certs-only message.")
         return parse_certs_only(self._session.decoded(reply)).certificates
 
-    def _checked(self, received: tuple[x509.Certificate, ...], key: keys.Key, planned: Plan) -> Enrolled:
+    def _checked(self, received: tuple[x509.Certificate, ...], key: keys.Key | Receiver, planned: Plan) -> Enrolled:
         return check_received(
             received,
-            key.signer.public_key(),
+            public_key_of(key),
             self._configuration.anchors,
             subject=planned.subject,
             extensions=planned.extensions,
             accept_differences=self._configuration.accept_differences,
         )
 
-    def full_cmc(self, key: keys.Key, wishes: Wishes, demands: Demands | None = None) -> Enrolled | Pending:
-        """Get a certificate by a full CMC request (section 4.3)."""
+    def full_cmc(self, key: keys.Key | Receiver, wishes: Wishes, demands: Demands | None = None) -> Enrolled | Pending:
+        """Get a certificate by a full CMC request (section 4.3).
+
+        It is signed by the client's certificate, or without one by the key itself. A key that does not sign needs
+        the client's certificate, and is proved by opening the CA's challenge (RFC 5272 section 6.7).
+
+        Raises:
+            AccessError: the CA refuses, or its challenge is not about this request and key.
+        """
         return self._full_cmc(key, wishes, demands, None)
 
     def _full_cmc(
-        self, key: keys.Key, wishes: Wishes, demands: Demands | None, before: Pending | None
+        self, key: keys.Key | Receiver, wishes: Wishes, demands: Demands | None, before: Pending | None
     ) -> Enrolled | Pending:
-        planned = plan(wishes, demands if demands is not None else Demands(), key.signer.public_key())
+        planned = plan(wishes, demands if demands is not None else Demands(), public_key_of(key))
+        if isinstance(key, Receiver) and key.opener.oaep:
+            planned = planned.with_attributes(capabilities(key.opener))
         self._need_anchors()
-        transaction, token = (
-            CmcTransaction.of_note(before.request) if before and before.request else (CmcTransaction(), b"")
-        )
-        request = _LateRequest(self._configuration.link, key, planned)
-
-        def make(connection: Connection) -> bytes:
-            if token:
-                return pending_query(transaction, token, key, self._configuration.identity)
-            return full_request(transaction, request.make(connection), key, self._configuration.identity)
-
-        reply = self._session.perform("fullcmc", Body(media_type.CMC_REQUEST, make))
-        if reply.status == 202:
-            return self._pending("fullcmc", key, reply, before.request if before else b"", before)
-        if reply.type.smime_type == "certs-only":
-            return self._checked(self._certificates(reply), key, planned)
-        if reply.type.name != media_type.PKCS7 or reply.type.smime_type != "cmc-response":
-            raise not_found() if reply.status == 404 else refusals.malformed("The reply is not a CMC response.")
-        anchors = self._configuration.anchors
-        received, waiting = check_full_response(self._session.decoded(reply), transaction, anchors)
-        if waiting is not None:
-            note = transaction.note(waiting.pending_token) if waiting.pending_token else b""
-            pending = self._pending("fullcmc", key, replace(reply, wait=DEFAULT_RETRY), note, before)
-            until = waiting.pending_until
-            return replace(pending, not_before=until.timestamp()) if until else pending
-        return self._checked(received, key, planned)
+        given = self._configuration
+        asking = FullCmc(LateRequest(given.link, key, planned), key, given.identity, before.request if before else b"")
+        for _ in range(_CHALLENGES + 1):
+            reply = self._session.perform("fullcmc", Body(media_type.CMC_REQUEST, asking.make))
+            if reply.status == 202:
+                return self._pending("fullcmc", key, reply, before.request if before else b"", before)
+            if reply.type.smime_type == "certs-only":
+                return self._checked(self._certificates(reply), key, planned)
+            if reply.type.name != media_type.PKCS7 or reply.type.smime_type != "cmc-response":
+                raise not_found() if reply.status == 404 else refusals.malformed("The reply is not a CMC response.")
+            told = asking.told(self._session.decoded(reply), given.anchors)
+            if told.waiting is not None:
+                pending = self._pending("fullcmc", key, replace(reply, wait=DEFAULT_RETRY), told.note, before)
+                until = told.waiting.pending_until
+                return replace(pending, not_before=until.timestamp()) if until else pending
+            if told.challenge is None:
+                return self._checked(told.certificates, key, planned)
+            asking.answer(told.challenge)
+        raise refusals.denied("The CA wants the possession of the key proved again and again; it was given up.")
 
     def server_keygen(
         self,
@@ -232,8 +236,8 @@ class EstClient:
             self._check_resumable(before, "serverkeygen")
         planned = plan(wishes, Demands(), signer.signer.public_key())
         self._need_anchors()
-        planned = planned.with_attributes(*_key_transport(opener, recipient))
-        request = _LateRequest(self._configuration.link, signer, planned, before.request if before else b"")
+        planned = planned.with_attributes(*key_transport(opener, recipient))
+        request = LateRequest(self._configuration.link, signer, planned, before.request if before else b"")
         reply = self._session.perform("serverkeygen", Body(media_type.PKCS10, request.make))
         if reply.status == 202:
             return self._pending("serverkeygen", signer, reply, request.repeatable, before)
@@ -280,44 +284,6 @@ class EstClient:
         anchors = self._configuration.anchors
         verify_path(signed.signer, (*signed.certificates, *anchors.intermediates), anchors.explicit)
         return pkcs8
-
-
-class _LateRequest:
-    """A request that is signed when its connection stands."""
-
-    def __init__(self, link: Link, key: keys.Key, planned: Plan, kept: bytes = b"") -> None:
-        self._link = link
-        self._key = key
-        self._plan = planned
-        self.repeatable = kept
-        """The request if it may be sent again as it is, or b""."""
-
-    def make(self, connection: Connection) -> bytes:
-        binding = binding_value(connection.sock, self._link, demanded=self._plan.link_demanded)
-        if binding:
-            self.repeatable = b""
-            return sign_request(self._plan, self._key, challenge(binding))
-        if not self.repeatable:
-            self.repeatable = sign_request(self._plan, self._key)
-        return self.repeatable
-
-
-def _key_id(key: keys.Key) -> str:
-    return hashlib.sha256(keys.spki(key.signer.public_key())).hexdigest()
-
-
-def _key_transport(opener: Opener | None, recipient: x509.Certificate | None) -> tuple[Attribute, ...]:
-    if recipient is not None:
-        name = octets(key_identifier(recipient.public_key()))
-        return (Attribute(oids.ASYMM_DECRYPT_KEY_ID, (name,)), Attribute(oids.SMIME_CAPABILITIES, (_CAPABILITIES,)))
-    if opener is not None and opener.shared:
-        name = octets(opener.shared[0].name)
-        return (Attribute(oids.DECRYPT_KEY_ID, (name,)), Attribute(oids.SMIME_CAPABILITIES, (_CAPABILITIES,)))
-    return ()
-
-
-# SMIMECapabilities: AES-256-CBC, AES-128-CBC.
-_CAPABILITIES = bytes.fromhex("301a300b060960864801650304012a300b0609608648016503040102")
 
 
 def _public_key_of(pkcs8: bytes) -> CertificatePublicKeyTypes:

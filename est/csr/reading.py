@@ -32,15 +32,16 @@ def attributes_of(request: x509.CertificateSigningRequest) -> tuple[Attribute, .
 
 def challenge_password(request: x509.CertificateSigningRequest) -> str:
     """The challengePassword, or "" if there is none."""
-    value = _value(request, oids.CHALLENGE_PASSWORD)
+    value = attribute_value(request, oids.CHALLENGE_PASSWORD)
     return read("challengePassword", value, lambda: str(core.load(value).native)) if value else ""
 
 
 def octet_attribute(request: x509.CertificateSigningRequest, type_: str) -> bytes:
     """The octets of an attribute that is an OCTET STRING, or b"" if there is none."""
-    value = _value(request, type_)
+    value = attribute_value(request, type_)
     return read("attribute of the request", value, lambda: octets_of(value)) if value else b""
 
 
-def _value(request: x509.CertificateSigningRequest, type_: str) -> bytes:
+def attribute_value(request: x509.CertificateSigningRequest, type_: str) -> bytes:
+    """The first value of an attribute as DER, or b"" if there is none."""
     return next((one.values[0] for one in attributes_of(request) if one.type == type_ and one.values), b"")

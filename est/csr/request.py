@@ -4,6 +4,7 @@ A plan is data. It was checked against what the key can do, and can be signed an
 reconnect, with the value that links it to the new TLS connection (RFC 7030 section 3.5).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -142,10 +143,16 @@ _KEY_NAMES = {
     oids.ML_DSA_44: "ML-DSA-44",
     oids.ML_DSA_65: "ML-DSA-65",
     oids.ML_DSA_87: "ML-DSA-87",
+    oids.X25519: "X25519",
+    oids.X448: "X448",
+    oids.ML_KEM_768: "ML-KEM-768",
+    oids.ML_KEM_1024: "ML-KEM-1024",
 }
 
 
 def _digest(wanted: tuple[str, ...], public_key: CertificatePublicKeyTypes) -> str | None:
+    if not keys.can_sign(public_key):
+        return None
     usual = keys.choose_signature(public_key).digest
     if usual is None or not wanted or usual in wanted:
         return usual
@@ -216,20 +223,7 @@ def sign_request(planned: Plan, key: keys.Key, challenge: str = "") -> bytes:
         RequestError: the key cannot sign, or signs what nobody can verify.
     """
     public_key = key.signer.public_key()
-    attributes = list(planned.attributes)
-    if planned.extensions:
-        attributes.append(extension_attribute(planned.extensions))
-    if challenge:
-        if len(challenge) > 255:
-            raise refusals.unwanted("A challengePassword has at most 255 characters.")
-        value = bytes(core.PrintableString(challenge).dump())
-        attributes.append(Attribute(oids.CHALLENGE_PASSWORD, (value,)))
-    info = _sequence(
-        b"\x02\x01\x00"
-        + planned.subject
-        + keys.spki(public_key)
-        + _tagged(0xA0, b"".join(sorted(dump_attribute(one) for one in attributes)))
-    )
+    info = _request_info(planned, public_key, challenge)
     choice = keys.choose_signature(public_key, planned.digest)
     algorithm = csr.SignedDigestAlgorithm({"algorithm": choice.oid})
     if choice.oid in _RSA_SIGNATURES:
@@ -239,6 +233,40 @@ def sign_request(planned: Plan, key: keys.Key, challenge: str = "") -> bytes:
     if not x509.load_der_x509_csr(der).is_signature_valid:
         raise refusals.unsupported("The key's signature does not fit its public key; nothing was sent.")
     return der
+
+
+def unsigned_request(planned: Plan, public_key: CertificatePublicKeyTypes, challenge: str = "") -> bytes:
+    """The request of a key that does not sign, for full CMC, which proves its possession otherwise.
+
+    In the signature's place is what RFC 5272 appendix C and RFC 6402 put there: id-alg-noSignature, and a digest that
+    nobody need look at.
+    """
+    info = _request_info(planned, public_key, challenge)
+    algorithm = csr.SignedDigestAlgorithm({"algorithm": oids.NO_SIGNATURE, "parameters": core.Null()})
+    value = octets(hashlib.sha1(info, usedforsecurity=False).digest())
+    return _sequence(info + bytes(algorithm.dump()) + bytes(core.OctetBitString(value).dump()))
+
+
+def is_unsigned(request: x509.CertificateSigningRequest) -> bool:
+    """Whether it is one of those that `unsigned_request` makes."""
+    return request.signature_algorithm_oid.dotted_string == oids.NO_SIGNATURE
+
+
+def _request_info(planned: Plan, public_key: CertificatePublicKeyTypes, challenge: str) -> bytes:
+    attributes = list(planned.attributes)
+    if planned.extensions:
+        attributes.append(extension_attribute(planned.extensions))
+    if challenge:
+        if len(challenge) > 255:
+            raise refusals.unwanted("A challengePassword has at most 255 characters.")
+        value = bytes(core.PrintableString(challenge).dump())
+        attributes.append(Attribute(oids.CHALLENGE_PASSWORD, (value,)))
+    return _sequence(
+        b"\x02\x01\x00"
+        + planned.subject
+        + keys.spki(public_key)
+        + _tagged(0xA0, b"".join(sorted(dump_attribute(one) for one in attributes)))
+    )
 
 
 _RSA_SIGNATURES = frozenset({oids.SHA256_WITH_RSA, oids.SHA384_WITH_RSA, oids.SHA512_WITH_RSA})

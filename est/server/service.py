@@ -14,13 +14,14 @@ from est import keys, oids, refusals
 from est.ca.authority import Authority
 from est.ca.profile import Profile
 from est.cms.certs_only import UNREADABLE, dump_certs_only
-from est.cms.enveloped import Recipient, SharedKey
+from est.cms.enveloped import ReceivingPublicKey, Recipient, SharedKey
 from est.cms.key_package import seal_key
 from est.cms.signed import key_identifier
 from est.csr.alternative_names import alternative_names_of
+from est.csr.capabilities import oaep_digest
 from est.csr.linking import same
-from est.csr.reading import challenge_password, octet_attribute
-from est.csr.request import Wishes
+from est.csr.reading import attribute_value, challenge_password, octet_attribute
+from est.csr.request import Wishes, is_unsigned
 from est.http import media_type
 from est.http.media_type import parse_media_type
 from est.http.multipart import dump_multipart
@@ -127,8 +128,13 @@ class EstService:
         self.authority.record.done_waiting(id_)
         return ""
 
-    def checked_request(self, der: bytes, peer: Peer) -> x509.CertificateSigningRequest:
+    def checked_request(
+        self, der: bytes, peer: Peer, *, may_be_unsigned: bool = False
+    ) -> x509.CertificateSigningRequest:
         """A PKCS#10 request whose proof of possession holds and whose link, if there is one, is to this connection.
+
+        Args:
+            may_be_unsigned: the key may be one that does not sign; whoever calls has its possession proved.
 
         Raises:
             WireError: it cannot be read.
@@ -136,13 +142,14 @@ class EstService:
         """
         try:
             csr = x509.load_der_x509_csr(der)
-            good = csr.is_signature_valid
+            unsigned = is_unsigned(csr)
+            good = unsigned or csr.is_signature_valid
             for part in (csr.subject, csr.extensions):
                 del part
         except UNREADABLE:
             raise refusals.malformed("The request is not a readable PKCS#10 request.") from None
-        if not good:
-            raise refusals.denied("The request is not signed by its own key.")
+        if not good or (unsigned and not may_be_unsigned):
+            raise refusals.denied("The request is not signed by its own key; one that cannot sign comes by full CMC.")
         challenge = challenge_password(csr)
         if challenge and not any(same(challenge, one) for one in peer.bindings):
             raise refusals.denied("The request is linked to another TLS connection (proof of possession mismatch).")
@@ -188,10 +195,8 @@ class EstService:
             return None
         for one in peer.certificates:
             public_key = one.public_key()
-            if key_identifier(public_key) == asymmetric and isinstance(
-                public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-            ):
-                return Recipient(public_key, one)
+            if key_identifier(public_key) == asymmetric and isinstance(public_key, ReceivingPublicKey):
+                return Recipient(public_key, one, oaep_digest(attribute_value(csr, oids.SMIME_CAPABILITIES)))
         raise refusals.unwanted("The server does not know the key that is to receive the private key.")
 
 

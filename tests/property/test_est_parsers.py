@@ -6,17 +6,21 @@ from collections.abc import Callable
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from hypothesis import given, strategies
 
 from est import oids
-from est.asn1 import cmc, der
+from est.asn1 import cmc, cmc_pop, der
 from est.asn1.csrattrs import Attribute, CsrAttrs, dump_csrattrs, parse_csrattrs
 from est.asn1.template import ExtensionPart, KeyPart, NamePart, Template, dump_template, parse_template
 from est.ca.authority import new_root
 from est.cms.certs_only import UNREADABLE, dump_certs_only, parse_certs_only
-from est.cms.enveloped import Opener, SharedKey, open_sealed, seal
+from est.cms.enveloped import Opener, Recipient, SharedKey, open_sealed, seal
+from est.cms.possession import answer_challenge, make_challenge
+from est.cms.receiver import software_receiver
 from est.cms.signed import dump_signed, parse_signed
+from est.csr.capabilities import dump_capabilities, oaep_digest
 from est.csr.demands import Demands, demands_of
 from est.csr.linking import challenge, same
 from est.csr.reading import attributes_of
@@ -36,6 +40,13 @@ ATTRIBUTES = strategies.builds(
 )
 
 
+RECEIVERS: dict[str, PrivateKeyTypes] = {
+    "agreement": x25519.X25519PrivateKey.generate(),
+    "decryption": rsa.generate_private_key(65537, 2048),
+    "encapsulation": mlkem.MLKEM768PrivateKey.generate(),
+}
+
+
 @functools.cache
 def messages() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     """A good message of each kind, and what reads it."""
@@ -53,6 +64,10 @@ def messages() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
     csr = sign_request(plan(Wishes.of(root.certificate.subject), Demands(), key.signer.public_key()), key, "secret")
     controls = (cmc.Control(1, oids.CMC_SENDER_NONCE, (der.octets(b"n"),)),)
     status = cmc.dump_status(cmc.StatusInfo(2, (1,), "no", 9))
+    request = cmc.dump_tagged_request(1, csr)
+    receiver = software_receiver(RECEIVERS["agreement"])
+    challenge = make_challenge(request, Recipient(receiver.public_key)).encrypted
+    proof = answer_challenge(challenge, 1, request, receiver.opener)
     return {
         "csrattrs": (listed, lambda one: demands_of(parse_csrattrs(one))),
         "template": (dump_template(template), parse_template),
@@ -63,7 +78,17 @@ def messages() -> dict[str, tuple[bytes, Callable[[bytes], object]]]:
         "CMC response": (cmc.dump_response((cmc.Control(1, oids.CMC_STATUS_INFO_V2, (status,)),)), cmc.parse_response),
         "CMC status": (status, cmc.parse_status),
         "request": (csr, _read_request),
+        "challenge": (cmc_pop.dump_encrypted_pop(challenge), cmc_pop.parse_encrypted_pop),
+        "proof": (cmc_pop.dump_decrypted_pop(proof), cmc_pop.parse_decrypted_pop),
+        "capabilities": (dump_capabilities(("sha1", "sha256")), oaep_digest),
+        **{f"for {kind}": _sealed_for(private) for kind, private in RECEIVERS.items()},
     }
+
+
+def _sealed_for(private: PrivateKeyTypes) -> tuple[bytes, Callable[[bytes], object]]:
+    receiver = software_receiver(private)
+    sealed = seal(oids.DATA, b"content", Recipient(receiver.public_key))
+    return sealed, lambda one: open_sealed(one, receiver.opener)
 
 
 def _read_request(one: bytes) -> object:
@@ -84,6 +109,12 @@ KINDS = [
     "CMC response",
     "CMC status",
     "request",
+    "challenge",
+    "proof",
+    "capabilities",
+    "for agreement",
+    "for decryption",
+    "for encapsulation",
 ]
 
 

@@ -13,6 +13,7 @@ from est import keys
 from est.ca.profile import Profile
 from est.client import Enrolled, EstClient, Pending, ServerMadeKey
 from est.client.bootstrap import bootstrap
+from est.cms.agreement import SoftwareAgreer
 from est.cms.enveloped import Opener, SharedKey
 from est.csr.linking import Link
 from est.http.authorization import Credentials
@@ -214,7 +215,7 @@ def opener_for(key: SoftwareKey) -> Opener:
         case rsa.RSAPrivateKey() as private:
             return Opener(rsa=private)
         case ec.EllipticCurvePrivateKey() as private:
-            return Opener(agreement=private)
+            return Opener(agreement=SoftwareAgreer(private))
         case _:
             raise AssertionError
 

@@ -10,10 +10,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from est import keys, oids
+from est.asn1.cmc import CmcRequest, dump_request
 from est.ca.profile import Profile
-from est.client.cmc import CmcTransaction, full_request
+from est.cms.agreement import SoftwareAgreer
 from est.cms.enveloped import Opener, Recipient, SharedKey, open_sealed, seal
 from est.cms.key_package import open_key, seal_key
+from est.cms.possession import make_challenge
 from est.cms.signed import dump_signed, parse_signed
 from est.csr.demands import Demands
 from est.csr.linking import challenge
@@ -115,13 +117,25 @@ def test_openssl_opens_what_we_seal_and_we_open_what_it_seals(tmp_path: Path, ki
     sealed = seal(oids.DATA, b"content", Recipient(made.public_key(), certificate))
     recipient = ("-recip", str(tmp_path / "cert.pem"), "-inkey", str(tmp_path / "key.pem"))
     assert openssl("cms", "-decrypt", "-inform", "DER", *recipient, given=sealed) == b"content"
-    opener = Opener(rsa=made) if isinstance(made, rsa.RSAPrivateKey) else Opener(agreement=made)
+    opener = Opener(rsa=made) if isinstance(made, rsa.RSAPrivateKey) else Opener(agreement=SoftwareAgreer(made))
     options = ("-keyopt", "rsa_padding_mode:oaep") if kind == "RSA" else ("-keyopt", "ecdh_kdf_md:sha256")
     encrypt = ("cms", "-encrypt", "-binary", "-aes256", "-outform", "DER", "-recip", str(tmp_path / "cert.pem"))
     assert open_sealed(openssl(*encrypt, *options, given=b"content"), opener).content == b"content"
     package = seal_key(_pkcs8(ec_key()), Recipient(made.public_key(), certificate), key, certificate)
     inner = openssl("cms", "-decrypt", "-inform", "DER", *recipient, given=package)
     assert open_key(package, opener)[1].content in inner
+
+
+@pytest.mark.parametrize("kind", ["RSA", "EC"])
+def test_openssl_opens_the_challenge_for_a_key_that_does_not_sign(tmp_path: Path, kind: str) -> None:
+    made = rsa.generate_private_key(65537, 2048) if kind == "RSA" else ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "key.pem").write_bytes(SoftwareKey(made).to_pem())
+    for oaep in ("sha1", "sha256"):
+        challenge = make_challenge(b"a request", Recipient(made.public_key(), oaep=oaep))
+        opened = openssl(
+            "cms", "-decrypt", "-inform", "DER", "-inkey", str(tmp_path / "key.pem"), given=challenge.encrypted.sealed
+        )
+        assert opened == challenge.proof_value
 
 
 def test_openssl_opens_what_we_seal_under_a_shared_key() -> None:
@@ -140,7 +154,8 @@ def test_openssl_verifies_our_signed_messages_and_we_verify_its(tmp_path: Path) 
     chain = tmp_path / "chain.pem"
     chain.write_bytes(pem(site.root.certificate, site.authority.issuer.certificate))
     request = sign_request(plan(named("x"), Demands(), identity.chain[0].public_key()), identity.key)
-    message = full_request(CmcTransaction(), request, identity.key, identity)
+    data = dump_request(CmcRequest((), ((1, request),)))
+    message = dump_signed(oids.CCT_PKI_DATA, data, identity.key, identity.chain[0], identity.chain[1:])
     verify = ("cms", "-verify", "-inform", "DER", "-CAfile", str(chain), "-purpose", "any", "-binary")
     assert request in openssl(*verify, given=message)
     (tmp_path / "cert.pem").write_bytes(pem(identity.chain[0]))

@@ -1,16 +1,20 @@
 """The ASN.1 modules of the RFCs as pyasn1-alt-modules has them, against what we write and read."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mlkem
 from pyasn1.codec.der import decoder, encoder  # type: ignore[import-untyped]  # has no types
 from pyasn1.type import namedtype, univ  # type: ignore[import-untyped]  # has no types
-from pyasn1_alt_modules import rfc5280, rfc6402, rfc8951, rfc9908  # type: ignore[import-untyped]  # has no types
+from pyasn1_alt_modules import rfc5280, rfc5652, rfc6402, rfc8951, rfc9629, rfc9908  # type: ignore[import-untyped]  # has no types
 
 from est import oids
-from est.asn1 import cmc, der
+from est.asn1 import cmc, cmc_pop, der
 from est.asn1.csrattrs import Attribute, dump_csrattrs, parse_csrattrs
 from est.asn1.template import ExtensionPart, KeyPart, NamePart, Template, dump_template, parse_template
+from est.cms.enveloped import Recipient
+from est.cms.possession import answer_challenge, make_challenge
+from est.cms.receiver import software_receiver
 from est.csr.demands import Demands
-from est.csr.request import plan, sign_request
+from est.csr.request import plan, sign_request, unsigned_request
 from tests.integration.est.lab import ec_key, named
 
 LINK = (Attribute(oids.CHALLENGE_PASSWORD, (b"\x13\x00",)),)
@@ -105,3 +109,24 @@ def test_a_pending_cmc_status_that_the_other_program_made() -> None:
     theirs["otherInfo"]["pendInfo"]["pendTime"] = "20300101000000Z"
     found = cmc.parse_status(encoder.encode(theirs))
     assert (found.status, found.parts, found.pending_token) == (cmc.CmcStatus.PENDING, (7,), b"token")
+
+
+def test_the_proof_of_a_key_that_does_not_sign() -> None:
+    receiver = software_receiver(mlkem.MLKEM768PrivateKey.generate())
+    csr = unsigned_request(plan(named("device"), Demands(), receiver.public_key), receiver.public_key)
+    request = cmc.dump_tagged_request(2, csr)
+    made = make_challenge(request, Recipient(receiver.public_key)).encrypted
+    challenge = cmc_pop.dump_encrypted_pop(made)
+    theirs, rest = decoder.decode(challenge, asn1Spec=rfc6402.EncryptedPOP())
+    assert not rest
+    assert encoder.encode(theirs) == challenge
+    theirs_request = theirs["request"]["tcr"]["certificationRequest"]
+    assert theirs_request["signatureAlgorithm"]["algorithm"] == rfc6402.id_alg_noSignature
+    value, _ = decoder.decode(theirs_request["signature"].asOctets(), asn1Spec=rfc6402.NoSignatureValue())
+    assert len(value) == 20
+    sealed, _ = decoder.decode(theirs["cms"]["content"], asn1Spec=rfc5652.EnvelopedData())
+    other = sealed["recipientInfos"][0]["ori"]
+    assert other["oriType"] == rfc9629.id_ori_kem
+    assert reread(other["oriValue"], rfc9629.KEMRecipientInfo()) == other["oriValue"]
+    proof = cmc_pop.dump_decrypted_pop(answer_challenge(made, 2, request, receiver.opener))
+    assert reread(proof, rfc6402.DecryptedPOP()) == proof
