@@ -45,7 +45,7 @@ def check_store(spec: bytes) -> None:
 
 def main() -> int:
     """Check, and answer 0 or 1 with the refusal on standard output."""
-    from hsmbridge.daemon.worker import open_store_of
+    from hsmbridge.daemon.store_opening import open_store_of
 
     parser = argparse.ArgumentParser(prog="hsmbridge.daemon.check")
     parser.add_argument("--spec-fd", type=int, required=True)

@@ -6,18 +6,17 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from hsmbridge.core.calls import Description
-from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
+from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.identifiers import uid_principal
-from hsmbridge.core.protocols import Protector
 from hsmbridge.daemon.host_lane import HostLane
 from hsmbridge.daemon.lanes import ProviderLanes
-from hsmbridge.daemon.spec import StoreSpec, WorkerSpec
+from hsmbridge.daemon.spec import WorkerSpec
+from hsmbridge.daemon.store_opening import open_store_of
 from hsmbridge.daemon.store_thread import StoreThread
 from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.lanes import Lane, ThreadLane, UnavailableLane
@@ -49,10 +48,6 @@ from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 from hsmbridge.service.sweep import Sweep
 from hsmbridge.storage.changes import ChangeCounter, SharedCounters
-from hsmbridge.storage.opening import open_store
-from hsmbridge.storage.protectors import KeyFileProtector, PassphraseProtector
-from hsmbridge.storage.records import Durability
-from hsmbridge.storage.store import Store
 from hsmbridge.supervisor.inheritance import Inheritance
 from hsmbridge.wire.codec import decode_body
 from hsmbridge.wire.frames import FRAME_ALLOWANCE, body_limit
@@ -359,35 +354,6 @@ def _ssh_agent_settings(spec: WorkerSpec) -> SshAgentSettings | None:
         max_connections_per_principal=spec.max_connections_per_principal,
         timeout=spec.default_timeout,
     )
-
-
-def open_store_of(spec: StoreSpec, changes: ChangeCounter | None = None) -> Store:
-    """The store that a specification names. Raises StoreError."""
-    return open_store(spec.url, _protector(spec), durability=Durability(spec.durability), changes=changes)
-
-
-def _protector(spec: StoreSpec) -> Protector:
-    match spec.protector:
-        case "keyfile":
-            return KeyFileProtector(Path(spec.key_file))
-        case "passphrase":
-            return PassphraseProtector(spec.passphrase)
-        case "tpm":
-            return _tpm_protector(spec)
-        case other:
-            raise RequestError(Status.INVALID_CONFIGURATION, f"There is no master key protector {other!r}.")
-
-
-def _tpm_protector(spec: StoreSpec) -> Protector:
-    try:
-        from hsmbridge.providers.tpm import TpmProtector, TpmSettings
-    except ImportError as missing:
-        raise RequestError(
-            Status.INVALID_CONFIGURATION,
-            'protector = "tpm" needs the Python package tpm2-pytss; install it.',
-            origin=repr(missing),
-        ) from missing
-    return TpmProtector(TpmSettings(tcti=spec.tcti), spec.pcrs)
 
 
 def _swept(left: int | None, failure: HsmBridgeError | None) -> None:

@@ -68,7 +68,9 @@ def test_an_rsa_key_signs_with_both_paddings_whole_messages_and_digests(stack: C
 
 
 @pytest.mark.parametrize("hash_", [hashes.SHA384(), hashes.SHA512()], ids=["SHA-384", "SHA-512"])
-@pytest.mark.parametrize("salt", [padding.PSS.DIGEST_LENGTH, padding.PSS.MAX_LENGTH, 20, 0], ids=str)
+@pytest.mark.parametrize(
+    "salt", [padding.PSS.DIGEST_LENGTH, padding.PSS.MAX_LENGTH, 20, 0], ids=["digest", "longest", "20", "0"]
+)
 def test_pss_takes_the_salt_lengths_of_the_interface(
     stack: CryptoStack, hash_: hashes.HashAlgorithm, salt: int
 ) -> None:

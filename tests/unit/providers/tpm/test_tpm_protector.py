@@ -15,7 +15,7 @@ from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.params import DEFAULT_SIGNATURE
 from hsmbridge.core.protocols import Protector
 from hsmbridge.daemon.spec import StoreSpec
-from hsmbridge.daemon.worker import open_store_of
+from hsmbridge.daemon.store_opening import open_store_of
 from hsmbridge.providers.tpm import TpmProtector, TpmSettings, open_tpm
 from tests.unit.providers.tpm.conftest import Rig
 from tests.unit.providers.tpm.keys import SIGNING, Key
