@@ -11,16 +11,19 @@ from types import TracebackType
 from typing import Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, mlkem, rsa, x448, x25519
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PrivateKeyTypes
 
 from est import refusals
+from est.cms.receiver import Receiver, software_receiver
 from est.keys import Key, SoftwareKey
+from est.slot_receiving import slot_receiver
 from est.trust.anchors import write_whole
 from hsmbridge.client import CryptoStack, ImportKeyParams, KeyOperationPermission
 from hsmbridge.client.pyca import private_key
 from hsmbridge.client.tls import load_slot_key
-from hsmbridge.core.errors import HsmBridgeError, ResourceError, Status
+from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status
 
 SLOT = "slot:"
 
@@ -35,7 +38,16 @@ KEY_TYPES: dict[str, Callable[[], PrivateKeyTypes]] = {
     "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate,
     "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate,
 }
-"""Types of keys that can be made, by the names that the daemon has for them too."""
+"""Types of keys that can be made and sign, by the names that the daemon has for them too."""
+
+_P = KeyOperationPermission
+RECEIVING_TYPES: dict[str, tuple[Callable[[], PrivateKeyTypes], KeyOperationPermission]] = {
+    "X25519": (x25519.X25519PrivateKey.generate, _P.DERIVE),
+    "X448": (x448.X448PrivateKey.generate, _P.DERIVE),
+    "ML-KEM-768": (mlkem.MLKEM768PrivateKey.generate, _P.DECAPSULATE),
+    "ML-KEM-1024": (mlkem.MLKEM1024PrivateKey.generate, _P.DECAPSULATE),
+}
+"""Types of keys that can be made and do not sign, with what their slots permit."""
 
 _SIGN_NOTHING = (
     x25519.X25519PrivateKey,
@@ -43,7 +55,6 @@ _SIGN_NOTHING = (
     mlkem.MLKEM768PrivateKey,
     mlkem.MLKEM1024PrivateKey,
 )
-_P = KeyOperationPermission
 _SIGNING = _P.SIGN | _P.VERIFY | _P.GENERATE
 _TAKEN_IN = _P.SIGN | _P.VERIFY
 
@@ -134,6 +145,52 @@ class KeyPlaces:
             return SoftwareKey.from_file(Path(reference))
         except OSError:
             raise refusals.unwanted(f"{reference} cannot be read.") from None
+
+    def open_receiver(self, reference: str) -> Receiver:
+        """The key of this name as one that opens what is sealed for it.
+
+        Raises:
+            RequestError: the file cannot be read, or the key receives nothing.
+            ResourceError: there is no such slot.
+        """
+        name = slot_of(reference)
+        if name:
+            return slot_receiver(self.stack, name)
+        try:
+            private = serialization.load_pem_private_key(Path(reference).read_bytes(), None)
+        except (OSError, ValueError, TypeError):
+            raise refusals.unwanted(f"{reference} cannot be read.") from None
+        return software_receiver(private)
+
+    def open_either(self, reference: str) -> Key | Receiver:
+        """The key of this name; a receiver if it does not sign, by its kind or by what its slot permits."""
+        name = slot_of(reference)
+        if name and not self.stack.show_slot(name).permissions & _P.SIGN:
+            return self.open_receiver(reference)
+        try:
+            return self.open(reference)
+        except RequestError as problem:
+            if name or problem.status is not Status.NOT_SUPPORTED:
+                raise
+        return self.open_receiver(reference)
+
+    def make_receiver(self, reference: str, key_type: str, provider: str = "") -> Receiver:
+        """Make a key that does not sign: a file of mode 0600, or a slot at `provider`.
+
+        Raises:
+            RequestError: no provider is named, or it has no keys of this type.
+            ResourceError: the slot is there already.
+        """
+        name = slot_of(reference)
+        make, permissions = RECEIVING_TYPES[key_type]
+        if name:
+            self.stack.create_slot(name, key_type, permissions | _P.GENERATE, providers=[_named(provider, name)])
+        else:
+            pem = make().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            write_whole(Path(reference), pem, 0o600)
+        return self.open_receiver(reference)
 
     def make(self, reference: str, key_type: str, provider: str = "") -> Key:
         """Make a key: a file of mode 0600, or a slot at `provider`.

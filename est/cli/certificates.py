@@ -9,16 +9,15 @@ from pathlib import Path
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from est import refusals
 from est.cli.options import FILE, KEY, Client, client_options, first_line, open_identity, provider_option, show
 from est.client import Enrolled, EstClient, Pending
-from est.cms.agreement import SoftwareAgreer
 from est.cms.enveloped import Opener, SharedKey
+from est.cms.receiver import Receiver
 from est.csr.linking import Link
 from est.csr.request import Wishes
-from est.key_places import KEY_TYPES, slot_of
+from est.key_places import KEY_TYPES, RECEIVING_TYPES, slot_of
 from est.keys import Key, SoftwareKey
 from est.trust.anchors import write_pem, write_whole
 
@@ -43,7 +42,7 @@ _TYPE = click.option("--key-type", type=click.Choice(list(KEY_TYPES)), default="
 @client_options
 @_KEY
 @_CERT
-@_TYPE
+@click.option("--key-type", type=click.Choice([*KEY_TYPES, *RECEIVING_TYPES]), default="EC-P256", show_default=True)
 @_SUBJECT
 @_DNS
 @_IP
@@ -66,12 +65,19 @@ def enroll(
 ) -> int:
     """Get a certificate. A key that is not there is made; ends with 75 while the server wants an approval.
 
-    Called again, it goes on with the request that is pending.
+    Called again, it goes on with the request that is pending. A key that does not sign (X25519, X448, ML-KEM, or a slot
+    without `sign`) needs --client-key and --client-cert, and is proved to the CA by opening its challenge.
     """
     if client_key and client_cert:
         identity = open_identity(client.keys, client_key, client_cert)
         client = replace(client, configuration=replace(client.configuration, identity=identity))
-    opened = _opened_or_made(client, key, key_type, provider)
+    opened: Key | Receiver
+    if client.keys.exists(key):
+        opened = client.keys.open_either(key)
+    elif key_type in RECEIVING_TYPES:
+        opened = client.keys.make_receiver(key, key_type, provider)
+    else:
+        opened = client.keys.make(key, key_type, provider)
     return _get(client, opened, _wishes(subject, dns, ip), cert_file, wait)
 
 
@@ -90,7 +96,7 @@ def _wishes(subject: str, dns: tuple[str, ...], ip: tuple[str, ...]) -> Wishes:
         raise refusals.unwanted(f"A name or address cannot be read: {problem}.") from None
 
 
-def _get(client: Client, key: Key, wishes: Wishes, cert_file: Path, wait: float) -> int:
+def _get(client: Client, key: Key | Receiver, wishes: Wishes, cert_file: Path, wait: float) -> int:
     """Enrol, or go on with what is pending; the exit code."""
     record = cert_file.with_name(f"{cert_file.name}.pending")
     until = time.monotonic() + wait
@@ -100,6 +106,8 @@ def _get(client: Client, key: Key, wishes: Wishes, cert_file: Path, wait: float)
             if record.exists():
                 pending = Pending.from_json(record.read_text())
                 result = asking.resume(pending, key, wishes) if pending.not_before <= time.time() else pending
+            elif isinstance(key, Receiver):
+                result = asking.full_cmc(key, wishes, asking.csrattrs())
             else:
                 result = asking.enroll(key, wishes)
         if isinstance(result, Enrolled):
@@ -208,7 +216,7 @@ def serverkeygen(
         identity = open_identity(client.keys, client_key, client_cert)
         configuration, signer = replace(configuration, identity=identity), identity.key
         if opener is None:
-            opener, recipient = _opener(identity.key), identity.chain[0]
+            opener, recipient = client.keys.open_receiver(client_key).opener, identity.chain[0]
     if opener is None:
         raise refusals.unwanted(
             "Give --client-key and --client-cert, or --shared-key-file, for the key to travel under."
@@ -260,20 +268,6 @@ def _locked(pkcs8: bytes, passphrase: str) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(passphrase.encode()),
     )
-
-
-def _opener(key: Key) -> Opener:
-    match key.signer:
-        case rsa.RSAPrivateKey() as private:
-            return Opener(rsa=private)
-        case ec.EllipticCurvePrivateKey() as private if isinstance(key, SoftwareKey):
-            return Opener(agreement=SoftwareAgreer(private))
-        case ec.EllipticCurvePrivateKey():
-            raise refusals.unsupported(
-                "What an EC key in a slot agrees stays there; receive the key with an RSA key or --shared-key-file."
-            )
-        case _:
-            raise refusals.unsupported("Only RSA and EC keys receive a key from the server.")
 
 
 def _shared(path: Path) -> SharedKey:

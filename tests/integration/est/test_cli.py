@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import mlkem
 
-from tests.integration.est.command import PASSWORD, Server, est, root_fingerprint
+from tests.integration.est.command import PASSWORD, Server, est, est_here, root_fingerprint
 
 
 @pytest.fixture
@@ -71,6 +72,22 @@ def test_a_server_made_key_is_never_on_the_disk_in_the_clear(folder: Path, serve
     assert (folder / "made.key").read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
     key = serialization.load_pem_private_key((folder / "made.key").read_bytes(), b"correct horse")
     assert key.public_key() == x509.load_pem_x509_certificate((folder / "made.pem").read_bytes()).public_key()
+
+
+def test_a_key_that_does_not_sign_is_made_and_gets_a_certificate(folder: Path, server: Server) -> None:
+    anchors = folder / "anchors.pem"
+    est_here("bootstrap", server.address, "--fingerprint", root_fingerprint(folder), "--out", anchors)
+    common = (server.address, "--ca", anchors)
+    login = ("--user", "device", "--password-file", folder / "password")
+    mine = ("--key", folder / "key.pem", "--cert", folder / "cert.pem", "--subject", "CN=device")
+    est_here("enroll", *common, *login, *mine)
+    new = ("--key", folder / "kem.pem", "--key-type", "ML-KEM-768", "--cert", folder / "kem-cert.pem", *mine[4:])
+    assert "does not sign" in est_here("enroll", *common, *login, *new, expect=11).stderr
+    asking = ("--client-key", folder / "key.pem", "--client-cert", folder / "cert.pem")
+    est_here("enroll", *common, *asking, *new)
+    certificate = x509.load_pem_x509_certificate((folder / "kem-cert.pem").read_bytes())
+    assert isinstance(certificate.public_key(), mlkem.MLKEM768PublicKey)
+    assert stat.S_IMODE((folder / "kem.pem").stat().st_mode) == 0o600
 
 
 def test_an_enrolment_waits_for_approval_and_goes_on_after_it(folder: Path, server: Server) -> None:

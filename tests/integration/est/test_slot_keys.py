@@ -14,18 +14,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from est.ca.profile import Profile
 from est.client import Enrolled, EstClient, ServerMadeKey
-from est.cms.enveloped import Opener
-from est.csr.demands import Demands
+from est.cms.receiver import Receiver
 from est.csr.linking import Link
 from est.http.authorization import Credentials
-from est.key_places import KeyPlaces, SlotKey
+from est.key_places import KeyPlaces
 from est.keys import Key, SoftwareKey
 from est.tls.connection import ClientIdentity, TlsLimits
 from hsmbridge.client import KeyOperationPermission
-from hsmbridge.core.errors import CertificateError, KeyUseError, RequestError, ResourceError
+from hsmbridge.core.errors import AccessError, CertificateError, KeyUseError, RequestError, ResourceError
 from hsmbridge.lab.lab import Lab
 from tests.integration.est.command import PASSWORD, Server, est_here, root_fingerprint
-from tests.integration.est.lab import TLS12, TLS13, USERS, make_site, named
+from tests.integration.est.lab import TLS12, TLS13, USERS, issue, make_site, named
 
 P = KeyOperationPermission
 LOGIN = Credentials("device", USERS["device"])
@@ -121,30 +120,94 @@ def test_a_ca_whose_keys_are_in_slots_issues_and_revokes(places: KeyPlaces, prov
     assert crl.get_revoked_certificate_by_serial_number(got.certificate.serial_number)
 
 
-# SoftHSM knows OAEP with SHA-1 only, and the server seals with SHA-256.
-@pytest.mark.parametrize("provider", ["software", "tpm"])
-def test_a_key_that_the_server_made_goes_from_slot_to_slot(places: KeyPlaces, provider: str) -> None:
-    site = make_site()
+RECEIVING = {"RSA-2048": P.DECRYPT, "EC-P256": P.DERIVE, "X25519": P.DERIVE, "ML-KEM-768": P.DECAPSULATE}
+
+
+def make_slot(places: KeyPlaces, key_type: str, provider: str, more: KeyOperationPermission = P.NONE) -> str:
+    """A slot whose key receives; what it agrees may go into the daemon, as tokens keep no such key."""
     name = new_name()
     places.stack.create_slot(
-        name, "RSA-2048", P.SIGN | P.VERIFY | P.DECRYPT | P.GENERATE, providers=[provider], sign_and_decrypt=True
+        name,
+        key_type,
+        RECEIVING[key_type] | P.GENERATE | more,
+        providers=[provider],
+        sign_and_decrypt=key_type == "RSA-2048" and P.SIGN in more,
+        derive_to_software=P.DERIVE in RECEIVING[key_type],
     )
-    key = places.open(f"slot:{name}")
-    assert isinstance(key.signer, rsa.RSAPrivateKey)
+    return f"slot:{name}"
+
+
+@pytest.mark.parametrize(
+    ("provider", "key_type"),
+    [
+        ("software", "X25519"),
+        ("software", "ML-KEM-768"),
+        ("software", "RSA-2048"),
+        ("softhsm", "EC-P256"),
+        ("softhsm", "RSA-2048"),
+        ("tpm", "EC-P256"),
+        ("tpm", "RSA-2048"),
+    ],
+)
+def test_a_key_that_does_not_sign_is_proved_in_its_slot(places: KeyPlaces, provider: str, key_type: str) -> None:
+    site = make_site(users={})
+    key = places.open_either(make_slot(places, key_type, provider))
+    assert isinstance(key, Receiver)
+    with site.serving() as listener, EstClient(site.client(listener, identity=site.identity())) as client:
+        got = enrolled(client.full_cmc(key, named("receiver")))
+    assert got.certificate.public_key() == key.public_key
+    # The slots by the way to the content are gone.
+    assert not [one.name for one in places.stack.list_slots() if "-opens-" in one.name]
+
+
+def test_a_slot_that_does_not_let_what_it_agrees_go_receives_nothing(places: KeyPlaces) -> None:
+    site = make_site(users={})
+    name = new_name()
+    places.stack.create_slot(name, "EC-P256", P.DERIVE | P.GENERATE, providers=["softhsm"])
+    key = places.open_either(f"slot:{name}")
+    with (
+        site.serving() as listener,
+        EstClient(site.client(listener, identity=site.identity())) as client,
+        pytest.raises(AccessError, match="not for this key"),
+    ):
+        client.full_cmc(key, named("receiver"))
+
+
+@pytest.mark.parametrize(
+    ("receiving", "at", "provider", "made_type"),
+    [
+        ("RSA-2048", "softhsm", "softhsm", "EC-P256"),
+        ("RSA-2048", "tpm", "tpm", "RSA-2048"),
+        ("EC-P256", "softhsm", "software", "RSA-2048"),
+        ("EC-P256", "tpm", "tpm", "EC-P256"),
+        ("RSA-2048", "software", "softhsm", "RSA-2048"),
+    ],
+    ids=lambda value: value,
+)
+def test_a_key_that_the_server_made_goes_from_slot_to_slot_and_is_in_no_file(
+    hsmbridge_lab: Lab, places: KeyPlaces, tmp_path: Path, receiving: str, at: str, provider: str, made_type: str
+) -> None:
+    site = make_site(Profile(key=made_type))
+    reference = make_slot(places, receiving, at, P.SIGN | P.VERIFY)
+    key = places.open(reference)
+    opener = places.open_receiver(reference).opener
+    own = issue(site.authority, key, named("device"))
+    signing = ClientIdentity(key, (own, site.authority.issuer.certificate))
     target = f"slot:{new_name()}"
     with site.serving() as listener:
-        with EstClient(site.client(listener, credentials=LOGIN)) as client:
-            own = enrolled(client.enroll(SlotKey(places.stack, name), named("device"), Demands()))
-        with EstClient(site.client(listener, identity=identity(key, own))) as client:
-            made = client.server_keygen(key, named("made"), Opener(rsa=key.signer), recipient=own.certificate)
+        with EstClient(site.client(listener, identity=signing)) as client:
+            made = client.server_keygen(key, named("made"), opener, recipient=own)
         assert isinstance(made, ServerMadeKey)
         assert made.was_encrypted
-        taken = places.take_in(target, made.pkcs8, "software")
+        taken = places.take_in(target, made.pkcs8, provider)
         with EstClient(site.client(listener, identity=identity(taken, made.enrolled))) as client:
             enrolled(client.reenroll(taken, made.enrolled.certificate))
     assert taken.signer.public_key() == made.enrolled.certificate.public_key()
     with pytest.raises(ResourceError):
-        places.take_in(target, made.pkcs8, "software")
+        places.take_in(target, made.pkcs8, provider)
+    private = serialization.load_der_private_key(made.pkcs8, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    assert files_with(secrets_of(private), hsmbridge_lab.directory, tmp_path) == []
 
 
 def secrets_of(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> tuple[bytes, ...]:
@@ -205,6 +268,8 @@ def test_no_file_has_the_private_key_after_enrolling_renewing_and_rekeying(
         cert, after = tmp_path / "cert.pem", tmp_path / "after.pem"
         est_here("enroll", *common, *login, "--key", old, "--cert", cert, "--subject", "CN=device")
         est_here("renew", *common, "--key", old, "--cert", cert)
+        # Linked by tls-unique: that one is over TLS 1.2.
+        est_here("renew", *common, "--key", old, "--cert", cert, "--link", "require")
         assert (
             "another place"
             in est_here(
