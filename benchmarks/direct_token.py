@@ -82,6 +82,7 @@ class Token:
         token = open_module(module, arguments).library.get_token(token_label=label)
         self._session = token.open(rw=True, user_pin=pin)
         self._pairs: dict[str, tuple[pkcs11.PublicKey, pkcs11.PrivateKey]] = {}
+        self._secrets: dict[str, pkcs11.SecretKey] = {}
 
     def operation(self, row: Algorithm, key_type: key_types.KeyType | None, operation: KeyOperation) -> Operation:
         make = _SCHEMES.get(row.scheme)
@@ -111,6 +112,11 @@ class Token:
 
     def secret(self, key_type: key_types.KeyType) -> pkcs11.SecretKey:
         """A key of the token."""
+        if key_type.name not in self._secrets:
+            self._secrets[key_type.name] = self._new_secret(key_type)
+        return self._secrets[key_type.name]
+
+    def _new_secret(self, key_type: key_types.KeyType) -> pkcs11.SecretKey:
         if key_type.name.startswith("AES"):
             return self._session.generate_key(KeyType.AES, key_type.bits, store=True)
         return self._session.generate_key(

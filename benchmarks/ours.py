@@ -1,5 +1,6 @@
 """Our side of the comparison: one operation of a slot's key, through the daemon."""
 
+import itertools
 from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
@@ -7,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from benchmarks.workload import NotMeasured, Operation, kdf_of, payload
 from hsmbridge.client import CryptoStack, KeyOperationPermission, ProviderInfo
-from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind
+from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, algorithm
 from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType, key_type
 from hsmbridge.core.params import AgreeKeyParams, DeriveKeyParams, Hkdf
@@ -24,6 +25,8 @@ _USES = {
     Kind.KDF: P.DERIVE,
 }
 _DERIVED = "SECRET-256"
+_Place = tuple[str, str, int, str]
+"""Provider, key type, uses, and the algorithm where a slot is for one."""
 _CURVES = {"EC-P256": ec.SECP256R1(), "EC-P384": ec.SECP384R1(), "EC-P521": ec.SECP521R1()}
 
 
@@ -33,7 +36,8 @@ class Ours:
 
     def __init__(self, stack: CryptoStack) -> None:
         self._stack = stack
-        self._slots: dict[tuple[str, str, int, str], str] = {}
+        self._slots: dict[_Place, str] = {}
+        self._numbers = itertools.count()
 
     def operation(
         self, provider: ProviderInfo, row: Algorithm, operation: KeyOperation
@@ -109,12 +113,20 @@ class Ours:
                 return lambda way=way: self._stack.agree_key(slot, way).release()  # type: ignore[misc]  # mypy and defaults
         raise refusal or HsmBridgeError(Status.NOT_SUPPORTED)
 
+    def leave(self, provider: ProviderInfo, row: Algorithm) -> None:
+        """Destroy the keys that served this algorithm alone: a token may take longer for each object that it holds."""
+        claimed = [algorithm(claim.algorithm) for claim in provider.claims]
+        for key in candidates(provider, row):
+            alone = key.symmetric or not any(other.takes(key) for other in claimed if other is not row)
+            name = self._slots.pop(_place(provider, row, key), "") if alone else ""
+            if name:
+                self._stack.destroy(name)
+
     def _slot(self, provider: ProviderInfo, row: Algorithm, key: KeyType) -> str:
         """A slot for the algorithm; key pairs, which are slow to make, serve all that they can."""
-        uses = _USES[row.kind]
-        place = (provider.name, key.name, int(uses), row.name if key.symmetric else "")
+        uses, place = _USES[row.kind], _place(provider, row, key)
         if place not in self._slots:
-            name = f"bench-{len(self._slots)}"
+            name = f"bench-{next(self._numbers)}"
             self._stack.create_slot(
                 name,
                 key.name,
@@ -125,6 +137,10 @@ class Ours:
             )
             self._slots[place] = name
         return self._slots[place]
+
+
+def _place(provider: ProviderInfo, row: Algorithm, key: KeyType) -> _Place:
+    return provider.name, key.name, int(_USES[row.kind]), row.name if key.symmetric else ""
 
 
 def candidates(provider: ProviderInfo, row: Algorithm) -> Iterator[KeyType]:

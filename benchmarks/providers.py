@@ -6,9 +6,10 @@ does. Key types: the first that the provider generates for an algorithm, so RSA 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 
 import pkcs11.exceptions
 from tpm2_pytss import TSS2_Exception
@@ -28,6 +29,8 @@ SUITE = "providers"
 TURNS = 4
 _TURN = 0.03
 """Seconds of a turn: there are some hundred cases."""
+TRIES = 3
+"""How often a case is measured that comes out low without a reason."""
 OPERATIONS = (
     KeyOperation.SIGN,
     KeyOperation.VERIFY,
@@ -67,11 +70,18 @@ def _of_provider(
 ) -> Iterator[tuple[Algorithm, KeyOperation, Result]]:
     with ExitStack() as closing:
         direct = rig.direct(closing)
-        way = _way(info, stack, direct)
-        for row, operation in claimed(info):
-            case = f"{rig.name} {row.name} {operation}"
-            if only in case:
-                yield row, operation, _case(case, info, row, operation, ours, direct, way, turns)
+
+        def way() -> float:
+            return _way(info, stack, direct)
+
+        usual = way()
+        for row, operations in groupby(claimed(info), key=lambda one: one[0]):
+            for _, operation in operations:
+                case = f"{rig.name} {row.name} {operation}"
+                if only in case:
+                    result = _case(case, info, row, operation, ours, direct, (usual, way), turns)
+                    yield row, operation, result
+            ours.leave(info, row)
 
 
 def claimed(info: ProviderInfo) -> Iterator[tuple[Algorithm, KeyOperation]]:
@@ -106,7 +116,7 @@ def _case(
     operation: KeyOperation,
     ours: Ours,
     direct: Direct,
-    way: float,
+    ways: tuple[float, Callable[[], float]],
     turns: int,
 ) -> Result:
     try:
@@ -119,8 +129,26 @@ def _case(
         theirs = _working(direct, row, key, operation)
     except NoDirectCall as problem:
         return _alone(case, _rate(mine), f"no direct call: {problem}", turns)
-    result = compare(SUITE, case, repeating(mine), repeating(theirs), turns=turns, turn=_TURN)
-    return judged(result, info.scheme, row, operation, way)
+    usual, again = ways
+
+    def measured(way: float) -> Result:
+        result = compare(SUITE, case, repeating(mine), repeating(theirs), turns=turns, turn=_TURN)
+        return judged(result, info.scheme, row, operation, way)
+
+    return settled(measured, usual, again)
+
+
+def settled(measured: Callable[[float], Result], usual: float, again: Callable[[], float]) -> Result:
+    """The first result that holds, of as many as are tried; each try after the first takes the way anew.
+
+    Somebody else's work on the machine makes one result low, a defect of ours all of them.
+    """
+    result = measured(usual)
+    for _ in range(TRIES - 1):
+        if result.holds is not False:
+            break
+        result = measured(again())
+    return result
 
 
 def judged(result: Result, scheme: str, row: Algorithm, operation: KeyOperation, way: float) -> Result:

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.measure import Result
 from benchmarks.ours import candidates
-from benchmarks.providers import OPERATIONS, claimed, judged
+from benchmarks.providers import OPERATIONS, TRIES, claimed, judged, settled
 from benchmarks.reasons import ENOUGH, REASONS, Measured, Reason, duration, reason_for
 from benchmarks.table import UNEXPLAINED, Entry, table
 from hsmbridge.client import ProviderInfo
@@ -89,6 +89,29 @@ def test_a_low_ratio_with_a_reason_holds() -> None:
 def test_what_has_no_direct_call_is_not_judged() -> None:
     alone = _result(500, None, "no direct call")
     assert judged(alone, "software", algorithm("X-Wing"), KeyOperation.ENCAPSULATE, way=20.0) is alone
+
+
+def test_a_result_that_a_disturbance_made_low_is_measured_again_with_the_way_of_then() -> None:
+    results = iter([_result(500, 2_500), _result(2_000, 2_500)])
+    ways: list[float] = []
+
+    def measured(way: float) -> Result:
+        ways.append(way)
+        return judged(next(results), "software", algorithm("RSA-PKCS1-SHA256"), SIGN, way)
+
+    assert settled(measured, 20.0, lambda: 40.0).holds is True
+    assert ways == [20.0, 40.0]
+
+
+def test_a_result_that_stays_low_without_a_reason_does_not_hold() -> None:
+    ways: list[float] = []
+
+    def measured(way: float) -> Result:
+        ways.append(way)
+        return judged(_result(500, 2_500), "software", algorithm("RSA-PKCS1-SHA256"), SIGN, way)
+
+    assert settled(measured, 20.0, lambda: 20.0).holds is False
+    assert len(ways) == TRIES
 
 
 # Cases
