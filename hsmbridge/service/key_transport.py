@@ -191,10 +191,13 @@ class KeyTransport:
         except RequestError as refusal:
             if refusal.status is not Status.NOT_SUPPORTED:
                 raise
-            raise error(
-                Status.NOT_TRANSFERABLE,
-                f"Provider {key.provider} cannot turn an ephemeral key into one that stays; make the key in the slot.",
-            ) from None
+        if P.EXPORT in key.permissions and self._carries_both_ways(key.provider):
+            return (yield from self._wrapped_over(key, key.provider, target))
+        raise error(
+            Status.NOT_TRANSFERABLE,
+            f"Provider {key.provider} cannot turn an ephemeral key into one that stays, but for one that may leave it"
+            " (export) where it wraps; make the key in the slot.",
+        )
 
     def _transfer(self, key: AcquiredKey, preferences: tuple[str, ...], *, fallback: bool) -> Plan:
         """To another provider, wrapped under a key that both are given for this and forget again."""
@@ -213,36 +216,37 @@ class KeyTransport:
             )
         choice = self._catalogue.choose(takers, key.key_type.name, fallback=fallback, generate=False)
 
-        def make(target: calls.KeyTarget) -> Steps[calls.MadeKey]:
-            value = secrets.token_bytes(_TRANSFER_KEY.bytes)
-            form = "raw" if key.key_type.symmetric else "pkcs8"
-            try:
-                wrapped = yield from self._under(key.provider, value, P.WRAP, lambda kek: self._wrap_for(key, kek))
-                return (
-                    yield from self._under(
-                        choice.provider,
-                        value,
-                        P.UNWRAP,
-                        lambda kek: for_key(
-                            choice.provider, calls.UnwrapCall(kek, _TRANSFER.name, wrapped, form, b"", b"", target)
-                        ),
-                    )
-                )
-            except (RequestError, DecryptionFailed) as refusal:
-                # What one token wraps is not always what another one reads.
-                if refusal.status not in {Status.NOT_SUPPORTED, Status.DECRYPTION_FAILED}:
-                    raise
-                raise error(
-                    Status.NOT_TRANSFERABLE,
-                    f"A key of type {key.key_type.name} cannot go wrapped from {key.provider} to {choice.provider}.",
-                ) from None
+        return Plan(choice, lambda target: self._wrapped_over(key, choice.provider, target))
 
-        return Plan(choice, make)
+    def _wrapped_over(self, key: AcquiredKey, taker: str, target: calls.KeyTarget) -> Steps[calls.MadeKey]:
+        value = secrets.token_bytes(_TRANSFER_KEY.bytes)
+        form = "raw" if key.key_type.symmetric else "pkcs8"
+        try:
+            wrapped = yield from self._under(key.provider, value, P.WRAP, lambda kek: self._wrap_for(key, kek))
+            return (
+                yield from self._under(
+                    taker,
+                    value,
+                    P.UNWRAP,
+                    lambda kek: for_key(taker, calls.UnwrapCall(kek, _TRANSFER.name, wrapped, form, b"", b"", target)),
+                )
+            )
+        except (RequestError, DecryptionFailed) as refusal:
+            # What one token wraps is not always what another one reads.
+            if refusal.status not in {Status.NOT_SUPPORTED, Status.DECRYPTION_FAILED}:
+                raise
+            raise error(
+                Status.NOT_TRANSFERABLE,
+                f"A key of type {key.key_type.name} cannot go wrapped from {key.provider} to {taker}.",
+            ) from None
 
     def _wrap_for(self, key: AcquiredKey, kek: int) -> Steps[bytes]:
         return self._handles.use(
             key, lambda handle: for_bytes(key.provider, calls.WrapCall(kek, _TRANSFER.name, handle, b"", b""))
         )
+
+    def _carries_both_ways(self, provider: str) -> bool:
+        return self._carries(provider, KeyOperation.WRAP) and self._carries(provider, KeyOperation.UNWRAP)
 
     def _carries(self, provider: str, operation: KeyOperation) -> bool:
         description = self._catalogue.entry(provider).description

@@ -34,6 +34,7 @@ class Pinned:
     operations: Mapping[str, frozenset[KeyOperation]]
     refuses: Mapping[str, tuple[str, ...]]
     wraps: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     longest: Mapping[str, int] = field(default_factory=dict)
 
     def offers(self, row: Algorithm, *operations: KeyOperation) -> bool:

@@ -18,6 +18,16 @@ each_key_type = pytest.mark.parametrize(
     ("backend", "name"), [(backend, name) for backend in BACKENDS for name in PINNED[backend].key_types]
 )
 
+each_copied = pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        (backend, name)
+        for backend in BACKENDS
+        for name in PINNED[backend].copies
+        if not KEY_TYPES[name].slow_to_generate
+    ],
+)
+
 
 def _fast(rig: Rig) -> KeyType:
     """A key type of the backend that is quick to make, if it has one."""
@@ -52,6 +62,44 @@ def test_a_made_key_says_what_it_is(rig: Rig, backend: str, name: str) -> None:
 def _parameters(row: KeyType) -> str:
     """The curve stands in the parameters of EC keys only (RFC 5480, RFC 8410)."""
     return row.ec_parameters if row.ec_parameters != row.spki_oid else ""
+
+
+@each_copied
+def test_a_copy_of_an_ephemeral_key_outlives_that_key_and_the_provider(rig: Rig, backend: str, name: str) -> None:
+    row = key_type(name)
+    key = _make(rig, row, ephemeral=True)
+    before, target = fingerprint(rig, key), rig.target(row, permissions_of(rig.pinned, row))
+    copy = rig.make(calls.CopyCall(rig.load(key), target), target, row)
+    assert copy.made.public_key == key.made.public_key
+    rig.destroy(key)
+    rig.reopen()
+    assert fingerprint(rig, copy) == before
+    rig.destroy(copy)
+
+
+@each_backend
+def test_a_copy_that_would_not_be_as_a_key_that_was_made_there_is_refused(rig: Rig, backend: str) -> None:
+    listed = rig.ask(calls.ListCall(), list) if rig.pinned.lists else []
+    for name in {
+        key_type(name).family: name for name in rig.pinned.key_types if name not in rig.pinned.copies
+    }.values():
+        row = key_type(name)
+        key = _make(rig, row, ephemeral=True)
+        with pytest.raises(HsmBridgeError) as refusal:
+            rig.perform(calls.CopyCall(rig.load(key), rig.target(row, permissions_of(rig.pinned, row))))
+        assert refusal.value.status is Status.NOT_SUPPORTED
+        rig.destroy(key)
+    assert listed == (rig.ask(calls.ListCall(), list) if rig.pinned.lists else [])
+
+
+@each_backend
+def test_a_copy_is_of_the_same_key_type(rig: Rig, backend: str) -> None:
+    row, other = (key_type(name) for name in rig.pinned.key_types[:2])
+    key = _make(rig, row, ephemeral=True)
+    with pytest.raises(HsmBridgeError) as refusal:
+        rig.perform(calls.CopyCall(rig.load(key), rig.target(other, permissions_of(rig.pinned, other))))
+    assert refusal.value.status in {Status.KEY_TYPE_MISMATCH, Status.NOT_SUPPORTED}
+    rig.destroy(key)
 
 
 @each_backend

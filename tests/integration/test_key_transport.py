@@ -322,13 +322,25 @@ def test_an_ephemeral_key_is_copied_into_a_slot(hsmbridge_lab: Lab) -> None:
         assert refusal.value.status is Status.NOT_TRANSFERABLE
 
 
-@pytest.mark.parametrize(("source", "target"), [("software", "softhsm"), ("softhsm", "software")])
-def test_an_ephemeral_key_that_may_leave_goes_to_another_provider(hsmbridge_lab: Lab, source: str, target: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "target"), [("software", "softhsm"), ("softhsm", "software"), ("softhsm", "softhsm")]
+)
+def test_an_ephemeral_key_that_may_leave_goes_into_any_slot(hsmbridge_lab: Lab, source: str, target: str) -> None:
     slot = new_slot("HMAC-SHA256", "sign,verify", target, "--empty")
     params = GenerateKeyParams(key_type="HMAC-SHA256", permissions=int(P.SIGN | P.VERIFY | P.EXPORT))
     with CryptoStack(hsmbridge_lab.socket) as stack, stack.generate_key(params, provider=source) as guard:
         stack.persist_key(slot, guard)
         guard.verify_mac("HMAC-SHA256", MESSAGE, stack.mac(slot, "HMAC-SHA256", MESSAGE))
+
+
+def test_one_that_may_not_leave_a_token_without_copies_is_not_transferable(hsmbridge_lab: Lab) -> None:
+    slot = new_slot("HMAC-SHA256", "sign,verify", "softhsm", "--empty")
+    params = GenerateKeyParams(key_type="HMAC-SHA256", permissions=int(P.SIGN | P.VERIFY))
+    with CryptoStack(hsmbridge_lab.socket) as stack, stack.generate_key(params, provider="softhsm") as guard:
+        with pytest.raises(ResourceError) as refusal:
+            stack.persist_key(slot, guard)
+        assert refusal.value.status is Status.NOT_TRANSFERABLE
+        assert guard.active
 
 
 @pytest.mark.parametrize(("source", "target"), [("software", "softhsm"), ("softhsm", "software")])

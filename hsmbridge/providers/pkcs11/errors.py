@@ -110,6 +110,7 @@ _REFUSED_WRAPPING = _REFUSED_DATA | frozenset(
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+")
 _NUMBERED: Mapping[int, str] = MappingProxyType(
     {
+        0x0000001B: "CKR_ACTION_PROHIBITED",
         0x00000035: "CKR_AEAD_DECRYPT_FAILED",
         0x00000068: "CKR_KEY_FUNCTION_NOT_PERMITTED",
     }

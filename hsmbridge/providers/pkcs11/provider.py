@@ -31,6 +31,7 @@ from hsmbridge.core.params import KdfParameters, SignatureParameters
 from hsmbridge.core.policy import Protection
 from hsmbridge.providers.base import Provider
 from hsmbridge.providers.pkcs11 import adoption, agreement, derivation, encapsulation, encryption, signatures
+from hsmbridge.providers.pkcs11.copying import copy_key
 from hsmbridge.providers.pkcs11.importing import create_secret, import_key
 from hsmbridge.providers.pkcs11.making import make_key
 from hsmbridge.providers.pkcs11.mechanisms import WITHOUT_HASH, mechanism_of
@@ -315,6 +316,15 @@ class Pkcs11Provider(Provider):
             return self._can.wrapping.unwrap(seat.session, keys, row, under.row, whole, target, target_row)
 
         return self._make(target, target_row, unwrap)
+
+    def copy(self, handle: int, target: KeyTarget) -> MadeKey:
+        held = self._held.get(handle)
+        if held is None:
+            raise ProviderError(Status.HANDLE_UNKNOWN)
+        if held.row.name != target.key_type:
+            raise RequestError(Status.KEY_TYPE_MISMATCH, f"The key is not of type {target.key_type}.")
+        sought, fixed = held.sought, self._can.fixed
+        return self._make(target, held.row, lambda seat: copy_key(self._sessions.objects(seat, sought), target, fixed))
 
     # --- keys of others --------------------------------------------------------------------------------------------
 

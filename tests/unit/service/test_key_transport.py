@@ -368,6 +368,16 @@ def test_a_provider_that_cannot_copy_says_so(service: Served) -> None:
     assert refused(service, m.PersistRequest(key, "kept")).status is Status.NOT_TRANSFERABLE
 
 
+def test_a_key_that_may_leave_stays_wrapped_over_where_its_provider_cannot_copy(service: Served) -> None:
+    service.slot("kept", "EC-P256", SIGNING, empty=True)
+    key = ephemeral(service, SIGNING | P.EXPORT)
+    assert key.resource is not None
+    service.failures[calls.CopyCall] = RequestError(Status.NOT_SUPPORTED)
+    made = service.ask(m.PersistRequest(key.resource, "kept"), m.KeyReply)
+    assert (made.version, made.public_key) == (1, key.public_key)
+    service.ask(m.SignRequest(service.id("kept"), "ECDSA-P256-SHA256", b"x"), m.SignReply)
+
+
 def test_what_cannot_be_persisted_is_refused(service: Served) -> None:
     service.slot("web", "EC-P256", SIGNING)
     service.slot("other", "EC-P384", SIGNING, empty=True)
