@@ -11,9 +11,9 @@ from typing import TypeVar
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, algorithm
-from hsmbridge.core.errors import DecryptionFailed, ProviderError, RequestError, Status, error
+from hsmbridge.core.errors import DecryptionFailed, KeyUseError, ProviderError, RequestError, Status, error
 from hsmbridge.core.identifiers import new_key_id
-from hsmbridge.core.key_types import KeyType, key_type
+from hsmbridge.core.key_types import Family, KeyType, key_type
 from hsmbridge.core.params import UnwrapKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy
@@ -33,6 +33,7 @@ SHORTEST_NONCE, LONGEST_NONCE = 8, 64
 
 _TRANSFER = algorithm("AES-256-KWP")
 _TRANSFER_KEY = key_type("AES-256")
+_CIPHERS = frozenset({Family.AES, Family.CHACHA20})
 
 Keys = tuple[AcquiredKey, ...]
 
@@ -59,6 +60,7 @@ class KeyTransport:
                 f"The key to be wrapped lives in {wrapped.provider}, and the wrapping key in {key.provider}; a key is"
                 " wrapped inside one provider only.",
             )
+        _check_strength(key.key_type, wrapped.key_type)
         self._catalogue.require(key.provider, row, KeyOperation.WRAP)
         _check_aad(row, request.params.aad)
         iv = yield from self._use.nonce(row, key, request.params.iv)
@@ -293,6 +295,16 @@ class KeyTransport:
                 f"Provider {first.provider} is being restarted; try again shortly.",
                 origin=failure.origin,
             ) from None
+
+
+def _check_strength(key: KeyType, wrapped: KeyType) -> None:
+    """Refuse a cipher's key under a shorter one: who breaks that one has both (Clulow 2003)."""
+    if {key.family, wrapped.family} <= _CIPHERS and key.bits < wrapped.bits:
+        raise KeyUseError(
+            Status.KEY_OPERATION_NOT_PERMITTED,
+            f"A key of type {wrapped.name} does not go under a shorter one of type {key.name}; take a wrapping key of"
+            f" {wrapped.bits} bits.",
+        )
 
 
 def _check_aad(row: Algorithm, aad: bytes) -> None:
