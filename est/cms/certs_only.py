@@ -20,6 +20,7 @@ MAX_CERTIFICATES = 64
 
 UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.InvalidVersion,
     x509.DuplicateExtension,

@@ -161,5 +161,5 @@ def _check_digest(
     known = user_secret.get(user)
     secret = _hash("sha256", user, realm, known if known is not None else secrets.token_hex())
     parts = (secret, nonce, sent.get("nc", ""), sent.get("cnonce", ""), "auth", _hash("sha256", method, target))
-    right = hmac.compare_digest(_hash("sha256", *parts), sent.get("response", ""))
+    right = hmac.compare_digest(_hash("sha256", *parts).encode(), sent.get("response", "").encode())
     return (user or "-") if right and known is not None else ""

@@ -1,8 +1,9 @@
-"""A TLS listener: one thread per connection, up to a limit; HTTP/1.1 by h11; every read has a time limit."""
+"""A TLS listener: one thread per connection, up to a limit; what a connection carries is `conversation`'s business."""
 
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -12,14 +13,17 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from est import refusals
-from est.http.exchange import MAX_HEADER
-from est.http.payload import MAX_BODY
+from est.cms.certs_only import load_certificate
 from est.keys import Key
+from est.server.conversation import Conversation
 from est.server.messages import Peer, ServerRequest, ServerResponse
 from est.tls.channel_binding import binding_values
+from hsmbridge.core.errors import HsmBridgeError
 
 Handler = Callable[[ServerRequest, Peer], ServerResponse]
+
+_PAUSE = 0.5
+"""Seconds: how long a connection must have waited to make room, and how long the room is waited for."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,8 +49,22 @@ def server_context(
     return context
 
 
+class _Connection:
+    """A connection and since when it waits for its client; None while the server itself is at work."""
+
+    __slots__ = ("sock", "waiting")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.waiting: float | None = time.monotonic()
+
+
 class Listener:
-    """Listens from construction on, answers between `start` and `stop`."""
+    """Listens from construction on, answers between `start` and `stop`.
+
+    Who connects is let in even where all connections are taken: the one that has waited longest for its client makes
+    room. So connections that are held without being used keep nobody out.
+    """
 
     def __init__(
         self,
@@ -57,14 +75,27 @@ class Listener:
         *,
         max_connections: int = 64,
         idle: float = 30.0,
+        patience: float = 30.0,
     ) -> None:
+        """Listen, and answer later.
+
+        Args:
+            handler: answers requests.
+            context: of the TLS connections.
+            host: address to listen on.
+            port: 0 takes a free one.
+            max_connections: that are open at a time.
+            idle: seconds that a connection may be silent between requests.
+            patience: seconds that a handshake may take, and a request or a response once it has begun.
+        """
         self._handler = handler
         self._context = context
         self._idle = idle
+        self._patience = patience
         self._socket = socket.create_server((host, port), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._slots = threading.BoundedSemaphore(max_connections)
-        self._open: set[socket.socket] = set()
+        self._open: set[_Connection] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="est-listener", daemon=True)
@@ -91,7 +122,7 @@ class Listener:
         self._thread.join()
         with self._lock:
             for one in self._open:
-                _shut(one)
+                _shut(one.sock)
         for thread in threading.enumerate():
             if thread.name == f"est-connection-{self.port}":
                 thread.join(5)
@@ -100,52 +131,73 @@ class Listener:
         while not self._stopping.is_set():
             try:
                 plain, _ = self._socket.accept()
-            except OSError:
+            except OSError as problem:
                 if self._stopping.is_set():
                     return
+                # Without file descriptors accept() fails at once, again and again, until a connection ends.
+                _log.error("est_accept_failed", reason=repr(problem))
+                self._stopping.wait(_PAUSE)
                 continue
-            if not self._slots.acquire(blocking=False):
+            if not self._slots.acquire(blocking=False) and not self._make_room():
                 plain.close()
                 continue
+            connection = _Connection(plain)
             with self._lock:
-                self._open.add(plain)
+                self._open.add(connection)
             name = f"est-connection-{self.port}"
-            threading.Thread(target=self._serve, args=(plain,), name=name, daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(connection,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                _log.error("est_connection_refused", reason="no thread can be started")
+                self._end(connection)
 
-    def _serve(self, plain: socket.socket) -> None:
+    def _make_room(self) -> bool:
+        """End the connection that has waited longest for its client, and take its place."""
+        with self._lock:
+            waiting = [(since, one) for one in self._open if (since := one.waiting) is not None]
+            since, longest = min(waiting, key=lambda one: one[0], default=(time.monotonic(), None))
+            if longest is None or time.monotonic() - since < _PAUSE:
+                return False
+            _shut(longest.sock)
+        return self._slots.acquire(timeout=_PAUSE)
+
+    def _serve(self, connection: _Connection) -> None:
+        plain = connection.sock
         try:
-            plain.settimeout(self._idle)
+            plain.settimeout(self._patience)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._context.wrap_socket(plain, server_side=True) as sock:
+            with self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as sock:
                 with self._lock:
-                    self._open.discard(plain)
-                    self._open.add(sock)
-                try:
-                    self._converse(sock)
-                finally:
-                    with self._lock:
-                        self._open.discard(sock)
-        except (OSError, h11.ProtocolError) as problem:
+                    connection.sock = sock
+                sock.do_handshake()
+                self._converse(sock, connection)
+        except (OSError, h11.ProtocolError, HsmBridgeError) as problem:
             _log.debug("est_connection_ended", reason=repr(problem))
         except Exception:  # noqa: BLE001 - the top of a thread: one connection must not end the server
             _log.exception("est_connection_failed")
         finally:
-            with self._lock:
-                self._open.discard(plain)
-            plain.close()
-            self._slots.release()
+            self._end(connection)
 
-    def _converse(self, sock: ssl.SSLSocket) -> None:
+    def _end(self, connection: _Connection) -> None:
+        with self._lock:
+            self._open.discard(connection)
+            connection.sock.close()
+        self._slots.release()
+
+    def _converse(self, sock: ssl.SSLSocket, connection: _Connection) -> None:
+        connection.waiting = None
         peer = Peer(_peer_certificates(sock), binding_values(sock))
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
-        while not self._stopping.is_set():
-            request = _read(sock, http)
+        conversation = Conversation(sock, idle=self._idle, patience=self._patience)
+        while conversation.reusable and not self._stopping.is_set():
+            connection.waiting = time.monotonic()
+            request = conversation.read()
             if request is None:
                 return
-            _write(sock, http, self._handler(request, peer))
-            if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
-                return
-            http.start_next_cycle()
+            connection.waiting = None
+            response = self._handler(request, peer)
+            connection.waiting = time.monotonic()
+            conversation.write(response)
 
 
 def _peer_certificates(sock: ssl.SSLSocket) -> tuple[x509.Certificate, ...]:
@@ -155,48 +207,11 @@ def _peer_certificates(sock: ssl.SSLSocket) -> tuple[x509.Certificate, ...]:
     # The rest of its chain has a public name from Python 3.13 on; without it, intermediates must be configured.
     chain = getattr(getattr(sock, "_sslobj", None), "get_unverified_chain", lambda: None)() or ()
     sent = [one.public_bytes(_DER) for one in chain]
-    return tuple(x509.load_der_x509_certificate(one) for one in dict.fromkeys([der, *sent]))
+    return tuple(load_certificate(one) for one in dict.fromkeys([der, *sent]))
 
 
 _DER = 2
 """`_ssl.ENCODING_DER`."""
-
-
-def _read(sock: ssl.SSLSocket, http: h11.Connection) -> ServerRequest | None:
-    head: h11.Request | None = None
-    body = bytearray()
-    while True:
-        event = http.next_event()
-        if event is h11.NEED_DATA:
-            if http.they_are_waiting_for_100_continue:
-                sock.sendall(http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-            http.receive_data(sock.recv(65536))
-        elif isinstance(event, h11.Request):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > MAX_BODY:
-                _write(sock, http, ServerResponse(413, body=b"Too large.\n", headers=(("Connection", "close"),)))
-                raise refusals.too_large("A request was too large.")
-        elif isinstance(event, h11.EndOfMessage) and head is not None:
-            headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-            return ServerRequest(head.method.decode("ascii"), head.target.decode("ascii"), headers, bytes(body))
-        else:
-            return None
-
-
-def _write(sock: ssl.SSLSocket, http: h11.Connection, response: ServerResponse) -> None:
-    headers = [("Content-Length", str(len(response.body))), *response.headers]
-    if response.body:
-        headers.insert(0, ("Content-Type", response.type))
-    encoded = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers]
-    if response.status == 204:
-        encoded = [one for one in encoded if one[0] != b"Content-Length"]
-    parts = [http.send(h11.Response(status_code=response.status, headers=encoded))]
-    if response.body:
-        parts.append(http.send(h11.Data(data=response.body)))
-    parts.append(http.send(h11.EndOfMessage()))
-    sock.sendall(b"".join(part for part in parts if part))
 
 
 def _shut(sock: socket.socket) -> None:

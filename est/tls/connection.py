@@ -10,10 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from est import refusals
+from est.cms.certs_only import load_certificate
 from est.keys import Key
 from est.tls.server_identity import authorise
 from est.trust.anchors import TrustAnchors, TrustedBy
-from hsmbridge.core.errors import CertificateError
+from hsmbridge.core.errors import CertificateError, WireError
 
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES256:ECDHE+AES128:!aNULL:!eNULL:!DES:!3DES:!RC4:!MD5"
 
@@ -139,7 +140,12 @@ def _server_certificate(sock: ssl.SSLSocket) -> x509.Certificate:
     if not der:
         sock.close()
         raise refusals.untrusted("The server has no certificate.")
-    return x509.load_der_x509_certificate(der)
+    try:
+        return load_certificate(der)
+    except WireError:
+        # OpenSSL read it, to which less matters.
+        sock.close()
+        raise refusals.untrusted("The server's certificate cannot be read.") from None
 
 
 def _handshake(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
