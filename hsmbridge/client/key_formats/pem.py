@@ -6,7 +6,8 @@ import re
 
 from hsmbridge.core.errors import RequestError, Status
 
-_ARMOUR = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----")
+# Each octet has one way to match, so that a file of a few blank megabytes is refused at once.
+_ARMOUR = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----(\s[A-Za-z0-9+/=\s]+)-----END \1-----")
 
 
 def public_key_pem(spki: bytes) -> str:
@@ -40,8 +41,8 @@ def armoured(data: bytes) -> tuple[str, bytes]:
     label = re.search(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----", data)
     if label is None:
         raise RequestError(Status.INVALID_ARGUMENT, "The file is no PEM: it has no BEGIN line.")
-    found = _ARMOUR.search(data, label.start())
-    if found is None or found.start() != label.start():
+    found = _ARMOUR.match(data, label.start())
+    if found is None:
         return label[1].decode(), b""
     return label[1].decode(), decoded(found[2])
 

@@ -22,6 +22,7 @@ def read_ssh_key(data: bytes) -> tuple[str, bytes]:
     """Key type and SubjectPublicKeyInfo. Raises RequestError (INVALID_ARGUMENT, UNKNOWN_KEY_TYPE)."""
     try:
         spki = spki_of(load_ssh_public_key(data.strip()))
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):
+        # NotImplementedError is what the library has for a compressed point.
         raise unreadable("OpenSSH public key") from None
     return type_of_spki(spki).name, spki

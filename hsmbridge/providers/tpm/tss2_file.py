@@ -129,7 +129,8 @@ def from_file(material: bytes) -> Tss2Key:
         secret = b""
         if fields["secret"] is not None:
             secret = bytes(_whole(fields["secret"], TPM2B_ENCRYPTED_SECRET.unmarshal))
-    except (ValueError, TypeError, KeyError, OverflowError, TSS2_Exception) as cause:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, TSS2_Exception) as cause:
+        # asn1crypto shows malformed input by whichever of these its code meets first.
         raise _no_file("its content cannot be read", repr(cause)) from None
     return Tss2Key(Tss2Kind(kind), parent, public, private, secret)
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_der_private_key,
 )
 from hypothesis import given
@@ -286,6 +287,21 @@ def test_damage_is_refused_or_makes_another_key_never_an_accident(
 @given(data=st.binary(max_size=200), format_=st.sampled_from([one for one in Format if one is not Format.RAW]))
 def test_noise_is_refused(data: bytes, format_: Format) -> None:
     assert refused(data, format_).status in (Status.INVALID_ARGUMENT, Status.UNKNOWN_KEY_TYPE)
+
+
+def test_an_openssh_key_on_a_compressed_point_is_refused() -> None:
+    point = (
+        ec.derive_private_key(7, ec.SECP256R1()).public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    )
+    fields = (b"ecdsa-sha2-nistp256", b"nistp256", point)
+    blob = b"".join(len(field).to_bytes(4) + field for field in fields)
+    assert refused(b"ecdsa-sha2-nistp256 " + base64.b64encode(blob)).status is Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("filling", [b"\n", b"A\n", b"-----BEGIN PUBLIC KEY-----\n"])
+def test_megabytes_of_pem_without_an_end_are_refused(filling: bytes) -> None:
+    start = b"-----BEGIN PUBLIC KEY-----\n"
+    assert refused(start + filling * (2_000_000 // len(filling))).status is Status.INVALID_ARGUMENT
 
 
 VALUES = st.one_of(st.integers(-(2**64), 2**64 - 1), st.binary(max_size=300), st.text(max_size=40), st.booleans())

@@ -116,3 +116,10 @@ def test_who_says_that_it_is_forwarded_is_believed_without_a_signature() -> None
 def test_session_ids_have_a_length() -> None:
     assert not Sessions().bind(binding(b""))
     assert not Sessions().bind(binding(bytes(129)))
+
+
+def test_a_host_key_on_a_compressed_point_is_not_accepted() -> None:
+    point = P256.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    host_key = string(b"ecdsa-sha2-nistp256") + string(b"nistp256") + string(point)
+    signature = signed(b"ecdsa-sha2-nistp256", ecdsa(P256, SHA256()), b"session")
+    assert not Sessions().bind(SessionBinding(host_key, b"session", signature, False))

@@ -124,3 +124,11 @@ def test_the_public_area_is_one_that_the_stack_knows() -> None:
     with pytest.raises(RequestError):
         from_file(file().replace(bytes(PUBLIC.marshal())[2:6], b"\xff" * 4))
     assert TPM2B_PUBLIC.unmarshal(PUBLIC.marshal())[1] == len(PUBLIC.marshal())
+
+
+def test_an_element_that_is_of_no_type_there_is_refused() -> None:
+    content = core.Sequence.load(to_der(Tss2Key(Tss2Kind.LOADABLE, 0x81000001, PUBLIC, PRIVATE))).contents
+    real = b"\x09\x01\x00"
+    with pytest.raises(RequestError) as refused:
+        from_file(bytes(core.Sequence(contents=content + real).dump()))
+    assert refused.value.status is Status.INVALID_ARGUMENT
