@@ -81,8 +81,10 @@ class SessionPool:
         """Drop what seats have found of keys; who is using one keeps his own until the call ends."""
         with self._changed:
             seats = list(self._seats)
+        gone = frozenset(key_ids)
         for seat in seats:
-            for key_id in key_ids:
+            # A copy is made in one step; others may use the seat.
+            for key_id in gone.intersection(tuple(seat.keys)):
                 seat.keys.pop(key_id, None)
 
     def void(self) -> None:

@@ -141,16 +141,15 @@ class Pkcs11Provider(Provider):
         self._sessions.forget(key_id)
 
     def release_owner(self, owner: bytes) -> None:
-        super().release_owner(owner)
         if not owner:
             return
+        # The keys first: what it costs SoftHSM to close any session grows with the objects that there are in all.
         released = self._sessions.ephemeral.release(owner)
         with self._lock:
-            for key_id in released:
-                handle = self._by_id.pop(key_id, None)
-                if handle is not None:
-                    del self._held[handle]
+            for key_id in self._by_id.keys() & released:
+                del self._held[self._by_id.pop(key_id)]
         self._sessions.forget(*released)
+        super().release_owner(owner)
 
     def list_keys(self) -> list[bytes]:
         with self._sessions.objects_lock:
