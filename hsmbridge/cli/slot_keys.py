@@ -24,6 +24,7 @@ from hsmbridge.client import (
 )
 from hsmbridge.client.key_formats.names import Format, PublicKeyFormat
 from hsmbridge.client.key_formats.pem import public_key_pem
+from hsmbridge.core.calls import Quote
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.core.key_types import key_type as key_type_row
 from hsmbridge.core.lifecycle import KeyVersionState
@@ -237,15 +238,16 @@ def adopt(
 @click.argument("name")
 @click.option("--nonce", required=True, metavar="HEX", help="8 to 64 random bytes of who will check the statement.")
 @click.option("--version", type=click.IntRange(min=0), default=0, metavar="N", help="[default: the active one]")
+@click.option("--pcrs", default="", metavar="N,...", help="PCRs of the SHA-256 bank that the TPM quotes besides.")
 @click.option("--out", "output", metavar="FOLDER", help="Where the files go; made if it is missing.")
 @client_options
-def attest(client: Client, name: str, nonce: str, version: int, output: str | None) -> None:
+def attest(client: Client, name: str, nonce: str, version: int, pcrs: str, output: str | None) -> None:
     """Have the key's token state what it knows of the key: for who must know that it lives in hardware."""
     if output is None and not client.as_json:
         raise RequestError(Status.INVALID_ARGUMENT, "Say where the statement goes: --out FOLDER, or --json.")
-    asked = decode_hex("--nonce", nonce)
+    asked, numbers = decode_hex("--nonce", nonce), _pcr_numbers(pcrs)
     with client.stack() as stack:
-        made = stack.attest_key(name, asked, version=version)
+        made = stack.attest_key(name, asked, version=version, pcrs=numbers)
     if output is not None:
         _write_attestation(Path(output), made)
     if client.as_json:
@@ -259,10 +261,26 @@ def attest(client: Client, name: str, nonce: str, version: int, output: str | No
             "public_key": public_key_pem(made.public_key) if made.public_key else None,
             "subject": encode_base64(made.attestation.subject),
             "certificates": [encode_base64(one) for one in made.attestation.certificates],
+            "quote": None if made.attestation.quote is None else _quote_document(made.attestation.quote),
         }
         print_json(document)
     else:
         print_line(f"{made.attestation.format} of version {made.version} of slot {name} is in {output}")
+
+
+def _pcr_numbers(text: str) -> tuple[int, ...]:
+    items = listed(text)
+    if not all(item.isascii() and item.isdecimal() for item in items):
+        raise RequestError(Status.INVALID_ARGUMENT, "--pcrs takes numbers with commas between them, such as 0,2,7.")
+    return tuple(map(int, items))
+
+
+def _quote_document(quote: Quote) -> Json:
+    return {
+        "statement": encode_base64(quote.statement),
+        "signature": encode_base64(quote.signature),
+        "pcrs": {str(number): value.hex() for number, value in quote.pcrs},
+    }
 
 
 def _type_of_new_slot(given: "GivenKey", named: str | None) -> str:
@@ -337,6 +355,9 @@ def _write_attestation(folder: Path, made: KeyAttestation) -> None:
         files["public-key.pem"] = public_key_pem(made.public_key).encode()
     if made.attestation.subject:
         files["subject"] = made.attestation.subject
+    if (quote := made.attestation.quote) is not None:
+        files |= {"quote": quote.statement, "quote-signature": quote.signature}
+        files["pcrs"] = "".join(f"{number} {value.hex()}\n" for number, value in quote.pcrs).encode()
     files |= {f"certificate-{number}.der": one for number, one in enumerate(made.attestation.certificates, 1)}
     for file_name, content in files.items():
         write_output(str(folder / file_name), content)

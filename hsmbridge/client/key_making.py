@@ -4,7 +4,7 @@ Each has two forms. Without `slot` the key is an ephemeral one of the connection
 it; with `slot=` it becomes a new version there, and its number is the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import overload
 
 import msgspec
@@ -128,11 +128,16 @@ class KeyMaking(ContextMaking):
             m.SlotExportReply, lambda id_: m.SlotExportRequest(id_, format_, given), key, timeout=timeout
         ).material
 
-    def attest_key(self, key: Key, nonce: Buffer, *, version: int = 0, timeout: Timeout = UNSET) -> KeyAttestation:
-        """What the key's token states of it, signed together with a random nonce of 8 to 64 bytes."""
-        given = octets(nonce)
+    def attest_key(
+        self, key: Key, nonce: Buffer, *, version: int = 0, pcrs: Iterable[int] = (), timeout: Timeout = UNSET
+    ) -> KeyAttestation:
+        """What the key's token states of it, signed together with a random nonce of 8 to 64 bytes.
+
+        With `pcrs`, numbers of PCRs of the SHA-256 bank, a TPM quotes these besides.
+        """
+        given, numbers = octets(nonce), tuple(pcrs)
         reply = self._perform(
-            m.SlotAttestReply, lambda id_: m.SlotAttestRequest(id_, given, version), key, timeout=timeout
+            m.SlotAttestReply, lambda id_: m.SlotAttestRequest(id_, given, version, numbers), key, timeout=timeout
         )
         return KeyAttestation(reply.attestation, reply.public_key, reply.version)
 

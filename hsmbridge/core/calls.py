@@ -131,6 +131,20 @@ class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
     label: str = ""
 
 
+class Quote(msgspec.Struct, frozen=True, array_like=True):
+    """What a TPM states of its platform configuration registers, of the SHA-256 bank.
+
+    Attributes:
+        statement: TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE, over the nonce of the attestation.
+        signature: over `statement`, by the attestation key.
+        pcrs: number and value of each, in ascending order; the SHA-256 of the values is what the statement has.
+    """
+
+    statement: bytes
+    signature: bytes
+    pcrs: tuple[tuple[int, bytes], ...]
+
+
 class Attestation(msgspec.Struct, frozen=True, array_like=True):
     """What a token says of a key that it holds, signed by the token.
 
@@ -141,6 +155,7 @@ class Attestation(msgspec.Struct, frozen=True, array_like=True):
         attestation_key: SubjectPublicKeyInfo in DER.
         certificates: of the attestation or endorsement key, DER, as far as the token has any.
         subject: the key's public area in the token's own form, where the statement names the key by a digest of it.
+        quote: of PCRs, by the same attestation key, where it was asked for.
     """
 
     format: str
@@ -149,6 +164,7 @@ class Attestation(msgspec.Struct, frozen=True, array_like=True):
     attestation_key: bytes
     certificates: Some[bytes] = ()
     subject: bytes = b""
+    quote: Quote | None = None
 
 
 class StreamEnd(msgspec.Struct, frozen=True, array_like=True):
@@ -380,10 +396,15 @@ class ExportCall(_Call, frozen=True, array_like=True, tag="export"):
 
 
 class AttestCall(_Call, frozen=True, array_like=True, tag="attest"):
-    """Have the token state what it knows of a key, over a nonce of the asker. → Attestation."""
+    """Have the token state what it knows of a key, over a nonce of the asker. → Attestation.
+
+    Attributes:
+        pcrs: of the SHA-256 bank, to be quoted besides.
+    """
 
     handle: int
     nonce: bytes
+    pcrs: tuple[int, ...] = ()
 
 
 class StreamOpenCall(_Call, frozen=True, array_like=True, tag="stream-open"):

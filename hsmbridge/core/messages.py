@@ -546,11 +546,12 @@ class SlotExportReply(_Message, frozen=True, array_like=True):
 
 
 class SlotAttestRequest(_Message, frozen=True, array_like=True):
-    """`version` 0 is the active one."""
+    """`version` 0 is the active one; `pcrs` are quoted besides, of the SHA-256 bank."""
 
     key: CryptoResourceId
     nonce: bytes
     version: int = 0
+    pcrs: Some[int] = ()
 
 
 class SlotAttestReply(_Message, frozen=True, array_like=True):

@@ -163,8 +163,8 @@ class Provider(ABC):
         """The private key in a form that nobody reads in the clear."""
         raise _lacks(f"export keys as {format_}")
 
-    def attest(self, handle: int, nonce: bytes) -> calls.Attestation:
-        """What the token states of the key, signed together with the nonce."""
+    def attest(self, handle: int, nonce: bytes, pcrs: tuple[int, ...]) -> calls.Attestation:
+        """What the token states of the key, and of `pcrs` if any are named, signed together with the nonce."""
         raise _lacks("attest keys")
 
     def open_stream(
@@ -273,7 +273,7 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             _entry(calls.ExamineCall, lambda p, c: p.examine(c.uri, c.material)),
             _entry(calls.AdoptCall, lambda p, c: p.adopt(c.target, c.uri, c.material)),
             _entry(calls.ExportCall, lambda p, c: p.export(c.handle, c.format, c.recipient)),
-            _entry(calls.AttestCall, lambda p, c: p.attest(c.handle, c.nonce)),
+            _entry(calls.AttestCall, lambda p, c: p.attest(c.handle, c.nonce, c.pcrs)),
             _entry(calls.StreamOpenCall, lambda p, c: p.streams.open(c.stream, lambda: _opened(p, c), c.owner)),
             _entry(calls.StreamUpdateCall, lambda p, c: p.streams.update(c.stream, c.data)),
             _entry(calls.StreamFinishCall, lambda p, c: p.streams.finish(c.stream, c.data, c.proof)),

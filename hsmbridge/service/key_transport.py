@@ -162,7 +162,7 @@ class KeyTransport:
         if description is not None and not description.attests:
             raise RequestError(Status.NOT_SUPPORTED, f"Provider {key.provider} does not attest keys; a TPM does.")
         attestation = yield from self._handles.use(
-            key, lambda handle: for_attestation(key.provider, calls.AttestCall(handle, request.nonce))
+            key, lambda handle: for_attestation(key.provider, calls.AttestCall(handle, request.nonce, request.pcrs))
         )
         return m.SlotAttestReply(attestation, key.public_key, key.version)
 

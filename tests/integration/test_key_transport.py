@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -475,6 +476,16 @@ def test_the_tpm_attests_its_key(folder: Path) -> None:
     signer.verify((folder / "attested/signature").read_bytes(), statement, ec.ECDSA(SHA256()))
     document = done("slot", "attest", slot, "--nonce", nonce.hex(), "--json").json
     assert document["public_key"] == done("slot", "export", slot, "--public", "pem").text
+    assert document["quote"] is None
+    done("slot", "attest", slot, "--nonce", nonce.hex(), "--pcrs", "16, 0", "--out", folder / "quoted")
+    quote = (folder / "quoted/quote").read_bytes()
+    signer.verify((folder / "quoted/quote-signature").read_bytes(), quote, ec.ECDSA(SHA256()))
+    assert nonce in quote
+    lines = [line.split() for line in (folder / "quoted/pcrs").read_text().splitlines()]
+    assert [number for number, _ in lines] == ["0", "16"]
+    assert quote.endswith(sha256(b"".join(bytes.fromhex(value) for _, value in lines)).digest())
+    for wrong in ("x", "24", "-1"):
+        refused("INVALID_ARGUMENT", 11, "slot", "attest", slot, "--nonce", nonce.hex(), "--pcrs", wrong, "--json")
     refused("INVALID_ARGUMENT", 11, "slot", "attest", slot, "--nonce", "00", "--out", folder / "attested")
     soft = new_slot("EC-P256", "sign,verify")
     refused("NOT_SUPPORTED", 11, "slot", "attest", soft, "--nonce", nonce.hex(), "--out", folder / "attested")

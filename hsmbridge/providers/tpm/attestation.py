@@ -1,15 +1,19 @@
 """What a TPM states of a key: TPM2_Certify by an attestation key (part 1 section 31, part 2 section 10.12).
 
+With PCRs named, it states these besides, by TPM2_Quote with the same key over the same nonce.
+
 The attestation key is a restricted ECDSA P-256 key, which signs nothing but what the TPM itself says. It is a primary
 key of the endorsement hierarchy by a fixed template: the TPM derives the same one each time, until it is given a new
 endorsement seed, and nothing of it is stored. The certificates are the maker's of the TPM's endorsement keys; that
 attestation and endorsement key are in one TPM is shown by TPM2_ActivateCredential, which is no matter of this module.
 """
 
+import hashlib
 from contextlib import suppress
 
 from cryptography import x509
 from tpm2_pytss import (
+    ESAPI,
     ESYS_TR,
     TPM2_ALG,
     TPM2_ECC,
@@ -17,6 +21,8 @@ from tpm2_pytss import (
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
     TPMA_OBJECT,
+    TPML_PCR_SELECTION,
+    TPMS_ATTEST,
     TPMS_ECC_PARMS,
     TPMS_SCHEME_HASH,
     TPMT_ECC_SCHEME,
@@ -30,7 +36,7 @@ from tpm2_pytss import (
 )
 from tpm2_pytss.utils import NVReadEK
 
-from hsmbridge.core.calls import Attestation
+from hsmbridge.core.calls import Attestation, Quote
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status
 from hsmbridge.providers.tpm.device import Opened, Tpm
 from hsmbridge.providers.tpm.errors import base_code, origin
@@ -39,18 +45,25 @@ from hsmbridge.providers.tpm.references import check_same_tpm
 
 FORMAT = "tpm2-certify"
 _NONCE_MAX = 64
+_PCRS = range(24)
+_QUOTES = 5
+"""How often PCRs are quoted that change between being read and being quoted."""
 _NV_FIRST = 0x01C00000
 # TCG EK Credential Profile: RSA 2048 and P-256 in the low range; in the high range, certificates have even numbers.
 _CERTIFICATES = frozenset({0x01C00002, 0x01C0000A, *range(0x01C00012, 0x01C0001F, 2)})
 
 
-def attest(tpm: Tpm, key: HeldKey, nonce: bytes) -> Attestation:
-    """The TPM's statement over a key and a nonce.
+def attest(tpm: Tpm, key: HeldKey, nonce: bytes, pcrs: tuple[int, ...] = ()) -> Attestation:
+    """The TPM's statement over a key, and over PCRs where any are named, each with the nonce.
 
-    Raises RequestError (INVALID_ARGUMENT) for a nonce that the TPM does not take, ProviderError.
+    Raises RequestError: INVALID_ARGUMENT for a nonce or a PCR that the TPM does not take, NOT_SUPPORTED where it has no
+    SHA-256 bank of it; ProviderError.
     """
     if not 1 <= len(nonce) <= _NONCE_MAX:
         raise _bad_nonce()
+    numbers = tuple(sorted(set(pcrs)))
+    if any(number not in _PCRS for number in numbers):
+        raise RequestError(Status.INVALID_ARGUMENT, f"PCRs are numbered 0 to {_PCRS[-1]}.")
 
     def command(opened: Opened) -> Attestation:
         check_same_tpm(key.parent_name, opened.root.name)
@@ -61,6 +74,7 @@ def attest(tpm: Tpm, key: HeldKey, nonce: bytes) -> Attestation:
         try:
             its_own = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
             statement, signature = esapi.certify(object_, signer, bytes(nonce), its_own)
+            quote = _quote(esapi, signer, bytes(nonce), numbers) if numbers else None
         finally:
             esapi.flush_context(signer)
         return Attestation(
@@ -70,9 +84,29 @@ def attest(tpm: Tpm, key: HeldKey, nonce: bytes) -> Attestation:
             attestation_key=bytes(public.to_der()),
             certificates=_certificates(opened),
             subject=bytes(key.public.marshal()),
+            quote=quote,
         )
 
     return tpm.run(command, _verdict)
+
+
+def _quote(esapi: ESAPI, signer: ESYS_TR, nonce: bytes, numbers: tuple[int, ...]) -> Quote:
+    selection = TPML_PCR_SELECTION.parse("sha256:" + ",".join(map(str, numbers)))
+    its_own = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+    for _ in range(_QUOTES):
+        values = tuple((number, _pcr(esapi, number)) for number in numbers)
+        quoted, signature = esapi.quote(signer, selection, nonce, its_own)
+        statement, _rest = TPMS_ATTEST.unmarshal(bytes(quoted))
+        if bytes(statement.attested.quote.pcrDigest) == hashlib.sha256(b"".join(value for _, value in values)).digest():
+            return Quote(bytes(quoted), bytes(signature), values)
+    raise ProviderError(Status.PROVIDER_FAILED, "The PCRs change while they are quoted; ask again when they rest.")
+
+
+def _pcr(esapi: ESAPI, number: int) -> bytes:
+    _, _, values = esapi.pcr_read(f"sha256:{number}")
+    if values.count != 1:
+        raise RequestError(Status.NOT_SUPPORTED, f"The TPM has no PCR {number} in a SHA-256 bank.")
+    return bytes(values[0])
 
 
 def _certificates(opened: Opened) -> tuple[bytes, ...]:

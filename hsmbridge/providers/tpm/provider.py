@@ -163,8 +163,8 @@ class TpmProvider(Provider):
             )
         return references.tss2_private_key_pem(references.encode(key.reference))
 
-    def attest(self, handle: int, nonce: bytes) -> calls.Attestation:
-        return attestation.attest(self._tpm, self._keys.get(handle), nonce)
+    def attest(self, handle: int, nonce: bytes, pcrs: tuple[int, ...] = ()) -> calls.Attestation:
+        return attestation.attest(self._tpm, self._keys.get(handle), nonce, pcrs)
 
     def load(self, key_id: bytes, row: KeyType, permissions: int, reference: bytes, binding: bytes) -> int:
         place: Place = (row.name, binding, reference)

@@ -77,8 +77,9 @@ class Traveller(SoftwareProvider):
     def export(self, handle: int, format_: str, recipient: bytes) -> bytes:
         return b"as nobody reads it, for " + recipient
 
-    def attest(self, handle: int, nonce: bytes) -> calls.Attestation:
-        return calls.Attestation("toy", b"it is here: " + nonce, b"signed", b"by whom")
+    def attest(self, handle: int, nonce: bytes, pcrs: tuple[int, ...]) -> calls.Attestation:
+        quote = calls.Quote(b"and well: " + nonce, b"signed", tuple((pcr, b"") for pcr in pcrs)) if pcrs else None
+        return calls.Attestation("toy", b"it is here: " + nonce, b"signed", b"by whom", quote=quote)
 
 
 class _AtOnce:

@@ -433,6 +433,9 @@ def test_an_attestation_is_over_the_callers_nonce(service: Served) -> None:
     service.slot("web", "EC-P256", SIGNING)
     reply = service.ask(m.SlotAttestRequest(service.id("web"), b"12345678"), m.SlotAttestReply)
     assert (reply.attestation.statement, reply.version) == (b"it is here: 12345678", 1)
+    assert reply.attestation.quote is None
+    with_pcrs = service.ask(m.SlotAttestRequest(service.id("web"), b"12345678", pcrs=(7, 0)), m.SlotAttestReply)
+    assert with_pcrs.attestation.quote == calls.Quote(b"and well: 12345678", b"signed", ((7, b""), (0, b"")))
     for nonce in (b"", b"1234567", bytes(65)):
         request = m.SlotAttestRequest(service.id("web"), nonce)
         assert refused(service, request).status is Status.INVALID_ARGUMENT

@@ -224,6 +224,7 @@ CALLS: tuple[calls.ProviderCall, ...] = (
     calls.AdoptCall(TARGET, "", b"material"),
     calls.ExportCall(7, "tss2", b"recipient"),
     calls.AttestCall(7, b"nonce"),
+    calls.AttestCall(7, b"nonce", (0, 7)),
     calls.StreamOpenCall(2**63, 1, ALGORITHM, "encrypt", b"nonce", b"aad", SignatureParameters(salt_length=20)),
     calls.StreamUpdateCall(2**63, b"data"),
     calls.StreamFinishCall(2**63, b"data", b"signature"),
