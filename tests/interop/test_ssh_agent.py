@@ -189,10 +189,8 @@ def test_another_user_sees_nothing_and_signs_nothing_until_granted(
     service: SshService, name: str, tmp_path: Path
 ) -> None:
     line = service.make(name, "Ed25519", "software", tmp_path)
-    folder = tmp_path / "open"
+    folder = service.lab.directory / f"open-{name}"  # whatever leads there is open to everybody
     folder.mkdir()
-    for one in (*reversed(tmp_path.parents[:2]), tmp_path):
-        one.chmod(0o711)
     folder.chmod(0o777)
     (folder / "key.pub").write_text(line + "\n")
     sign = ("ssh-add", "-T", folder / "key.pub")  # a signature, verified
