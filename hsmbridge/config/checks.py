@@ -13,7 +13,7 @@ from hsmbridge.core.pkcs11_uri import parse_uri
 from hsmbridge.providers.registry import SEALED_SCHEMES, Isolation
 
 _MAX_FRAME = (64 << 10, 1 << 30)
-PROVIDERS_MAX = 62
+PROVIDERS_MAX = 60
 """The columns of the shared counters less those that count no provider's calls."""
 
 Problem = tuple[str, str, str]

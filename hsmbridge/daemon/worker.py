@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import structlog
@@ -13,6 +16,7 @@ import structlog
 from hsmbridge.core.calls import Description
 from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.core.identifiers import uid_principal
+from hsmbridge.daemon.accepting import Acceptor
 from hsmbridge.daemon.host_lane import HostLane
 from hsmbridge.daemon.lanes import ProviderLanes
 from hsmbridge.daemon.spec import WorkerSpec
@@ -62,8 +66,9 @@ PKCS11_SESSIONS = 1024
 """PKCS#11 sessions of one application."""
 
 CONNECTIONS_COLUMN = 1
-"""Of the shared counters; the calls of provider number N stand in column FIRST_CALLS_COLUMN + N."""
-FIRST_CALLS_COLUMN = 2
+"""Of the shared counters, for the native front end; the calls of provider number N stand in FIRST_CALLS_COLUMN + N."""
+FURTHER_CONNECTIONS_COLUMNS: Mapping[str, int] = MappingProxyType({"p11kit": 2, "ssh_agent": 3})
+FIRST_CALLS_COLUMN = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +78,10 @@ class FurtherFrontEnd(Protocol):
 
     def connection(self) -> asyncio.Protocol:
         """A protocol for one new connection."""
+        ...
+
+    def watch_connections(self, changed: Callable[[int], None]) -> None:
+        """Have `changed` told the number of connections whenever it changes."""
         ...
 
     async def drain(self) -> None:
@@ -173,15 +182,15 @@ class Worker:
         self._loop.add_reader(control, self._hear_supervisor)
         self._loop.add_signal_handler(signal.SIGTERM, self._stop)
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's terminal; it tells us itself
-        server = await self._loop.create_unix_server(self._front_end.connection, sock=self._inheritance.listener)
-        servers = [server]
+        acceptors = [self._acceptor(self._inheritance.listener, self._front_end.connection, CONNECTIONS_COLUMN)]
         for name, front_end in self._further.items():
-            listener = self._inheritance.front_ends[name]
-            servers.append(await self._loop.create_unix_server(front_end.connection, sock=listener))
+            column = FURTHER_CONNECTIONS_COLUMNS[name]
+            front_end.watch_connections(partial(self._counters.set, self._inheritance.index, column))
+            acceptors.append(self._acceptor(self._inheritance.front_ends[name], front_end.connection, column))
         self._sweep_regularly()
         await self._stopped
-        for server in servers:
-            server.close()
+        for acceptor in acceptors:
+            acceptor.close()
         await self._drain()
         self._loop.remove_reader(control)
         self._store_thread.close()
@@ -189,6 +198,19 @@ class Worker:
         for lane in self._threads:
             lane.close()
         self._store.close()
+
+    def _acceptor(
+        self, listener: socket.socket, connection: Callable[[], asyncio.BaseProtocol], column: int
+    ) -> Acceptor:
+        """Accept on a socket where no other worker has fewer connections by this column of the counters."""
+        counters, own, workers = self._counters, self._inheritance.index, self._spec.workers
+        counters.set(own, column, 0)  # of a worker that died there is still its last number
+
+        def has_most() -> bool:
+            mine = counters.get(own, column)
+            return any(counters.get(other, column) < mine for other in range(workers))
+
+        return Acceptor(self._loop, listener, connection, has_most)
 
     async def _drain(self) -> None:
         """Let what is under way end, within the drain timeout."""

@@ -36,6 +36,10 @@ class Admission(Generic[_C]):
         self._draining = False
         self._left = asyncio.Event()
 
+    def watch_connections(self, changed: Callable[[int], None]) -> None:
+        """Have `changed` told the number of connections whenever it changes."""
+        self._changed = changed
+
     def admit(self, connection: _C, principal: str) -> None:
         """Count a connection in. Raises LimitError (TOO_MANY_CONNECTIONS) or WireError (CONNECTION_LOST)."""
         if self._draining:

@@ -196,7 +196,7 @@ def test_the_owner_does_not_see_what_the_other_user_has(owner: CryptoStack, some
 
 def test_a_grant_and_its_end_hold_at_once_at_every_worker(lab: Lab, owner: CryptoStack) -> None:
     name = slot(owner, "granted")
-    # The kernel spreads connections; with four of them both workers are nearly always asked.
+    # Workers share connections evenly; with four of them both are asked.
     users = [Somebody(lab.socket) for _ in range(4)]
     try:
         for _ in range(5):
