@@ -4,7 +4,7 @@ One frozen row an algorithm. Numbers are from PKCS#11 v3.2 (CKM_*), the TCG Algo
 IANA JOSE and COSE registries. No code outside this table decides by the name of an algorithm; it reads the row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from types import MappingProxyType
@@ -147,7 +147,8 @@ class Algorithm:
         output_size: bytes of signature, MAC or digest where fixed, else 0. ECDSA counts r and s, not DER.
         fips: approved by NIST.
         postquantum: believed to resist a quantum computer.
-        maturity: LEGACY rows verify and decrypt what exists, and make nothing new.
+        maturity: LEGACY rows verify and decrypt what exists, and make nothing new; so do BY_NAME rows, but for a
+            slot whose list of algorithms names them.
         slow: operations that take over 100 microseconds in software.
     """
 
@@ -181,6 +182,12 @@ class Algorithm:
 
     def takes(self, row: KeyType) -> bool:
         return row.name in self.key_types
+
+    def makes(self, allowed: Collection[str]) -> bool:
+        """Whether new data are made with it under a key whose slot allows these names, or all where there are none."""
+        if self.maturity is Maturity.CURRENT:
+            return not allowed or self.name in allowed
+        return self.maturity is Maturity.BY_NAME and self.name in allowed
 
 
 def _of(family: Family) -> tuple[str, ...]:
@@ -250,6 +257,19 @@ _ROWS: tuple[Algorithm, ...] = (
             slow=_SIGN_SLOW,
         )
         for hash_, ckm, _, jose, cose, _ in _RSA_SIGNATURES
+    ),
+    Algorithm(
+        name="RSA-PKCS1-SHA1",
+        kind=Kind.SIGNATURE,
+        scheme=Scheme.RSASSA_PKCS1,
+        key_types=_RSA,
+        hash="SHA-1",
+        ckm=0x06,
+        tpm_alg=0x0014,
+        jose="RS1",
+        cose=-65535,
+        maturity=Maturity.BY_NAME,
+        slow=_SIGN_SLOW,
     ),
     *(
         Algorithm(

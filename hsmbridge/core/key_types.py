@@ -44,9 +44,10 @@ _SYMMETRIC = frozenset({Family.AES, Family.CHACHA20, Family.HMAC, Family.SECRET}
 
 @unique
 class Maturity(StrEnum):
-    """Whether new keys and new data should use a row."""
+    """Whether new keys and new data should use a row: by name only is as legacy where a slot does not name it."""
 
     CURRENT = "current"
+    BY_NAME = "by name only"
     LEGACY = "legacy"
 
 

@@ -233,10 +233,11 @@ def check_algorithm(permission: P, row: Algorithm | None, taken_by: KeyType, all
         raise KeyUseError(
             Status.ALGORITHM_NOT_ALLOWED, f"The slot does not allow {row.name}; it allows {', '.join(allowed)}."
         )
-    if row.maturity is Maturity.LEGACY and permission & ~_LEGACY_SERVES:
+    if permission & ~_LEGACY_SERVES and not row.makes(allowed):
+        unless = " unless the slot allows it by name" if row.maturity is Maturity.BY_NAME else ""
         raise KeyUseError(
             Status.ALGORITHM_NOT_ALLOWED,
-            f"{row.name} only verifies and decrypts what exists; choose another algorithm.",
+            f"{row.name} only verifies and decrypts what exists{unless}; choose another algorithm.",
         )
 
 

@@ -48,7 +48,7 @@ def new_context(
         raise RequestError(
             Status.INVALID_ARGUMENT, f"{row.name} is for {row.kind}; a context of kind {kind} does not take it."
         )
-    if operation is KeyOperation.SIGN and row.maturity is not Maturity.CURRENT:
+    if operation is KeyOperation.SIGN and row.maturity is Maturity.LEGACY:
         raise RequestError(Status.ALGORITHM_NOT_ALLOWED, f"{row.name} is kept for old data only; choose another.")
     if kind is ContextKind.MAC and parameters != DEFAULT_SIGNATURE:
         raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} takes no parameters.")

@@ -264,6 +264,6 @@ def _of_kind(name: str, kind: Kind, verb: str) -> Algorithm:
         raise RequestError(
             Status.INVALID_ARGUMENT, f"{row.name} is {article} {row.kind} algorithm; one cannot {verb} with it."
         )
-    if kind is Kind.DIGEST or row.maturity is Maturity.CURRENT or "verify" in verb:
+    if kind is Kind.DIGEST or row.maturity is not Maturity.LEGACY or "verify" in verb:
         return row
     raise RequestError(Status.ALGORITHM_NOT_ALLOWED, f"{row.name} is kept for old data only; choose another.")

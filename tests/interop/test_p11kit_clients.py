@@ -107,11 +107,21 @@ def test_an_rsa_key_made_by_habit_signs_and_decrypts(service: Service, token: st
     service.tool(*of, "-b", "-y", "privkey", "--id", "5a01", cwd=tmp_path)
 
 
-def test_the_self_test_of_pkcs11_tool_finds_no_error(service: Service, tmp_path: Path) -> None:
-    of = ("--token-label", "softhsm")
-    service.tool(*of, "-k", "--key-type", "EC:secp384r1", "--label", "tested", "--id", "7e57", cwd=tmp_path)
-    assert "No errors" in service.tool(*of, "--test", cwd=tmp_path)
-    service.tool(*of, "-b", "-y", "privkey", "--id", "7e57", cwd=tmp_path)
+@pytest.mark.parametrize("token", TOKENS)
+def test_the_self_test_of_pkcs11_tool_finds_no_error(service: Service, token: str, tmp_path: Path) -> None:
+    of = ("--token-label", token)
+    allowed = "RSA-PKCS,SHA1-RSA-PKCS,SHA256-RSA-PKCS,RSA-PKCS-OAEP"
+    service.tool(*of, "-k", "--key-type", "EC:secp384r1", "--label", "curve", "--id", "7e57", cwd=tmp_path)
+    service.tool(
+        *(*of, "-k", "--key-type", "rsa:2048", "--label", "rsa", "--id", "7e58", "--allowed-mechanisms", allowed),
+        cwd=tmp_path,
+    )
+    said = service.tool(*of, "--test", "--allow-sw", cwd=tmp_path)
+    assert "all 4 signature functions seem to work" in said
+    assert "    RSA-PKCS: OK\n    SHA1-RSA-PKCS: OK\n" in said
+    assert "No errors" in said
+    for key in ("7e57", "7e58"):
+        service.tool(*of, "-b", "-y", "privkey", "--id", key, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ class NewKeys:
                     kept=generated and P.EXPORT not in want.permissions,
                     session=session.handle,
                     subject=want.subject,
+                    algorithms=want.algorithms,
                 ),
                 b"",
             )

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Final, Protocol
 
 from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.identifiers import CryptoResourceId
 from hsmbridge.core.key_types import Family, KeyType, key_type
 from hsmbridge.core.lifecycle import USABLE, KeyVersionState
@@ -51,6 +52,7 @@ PERMISSIONS: Final[Mapping[Cko, Mapping[Cka, P]]] = {
 
 _SERVING: Final = (KeyVersionState.ACTIVE, KeyVersionState.ROTATED)
 _ID_SIZE = 20
+_OF_WHAT_EXISTS: Final = P.VERIFY | P.DECRYPT
 _OF_PUBLIC_KEYS: Final = P.ENCRYPT | P.VERIFY | P.WRAP | P.ENCAPSULATE | P.GENERATE
 
 
@@ -149,6 +151,7 @@ class KeyObject:
         session: the handle of the PKCS#11 session that an ephemeral key dies with, 0 for a slot's.
         subject: CKA_SUBJECT, of an asymmetric key.
         administered: by the caller, who may change some attributes and destroy it.
+        algorithms: the names that its slot allows; empty allows all.
     """
 
     origin: Origin
@@ -166,6 +169,7 @@ class KeyObject:
     session: int = 0
     subject: bytes = b""
     administered: bool = True
+    algorithms: tuple[str, ...] = ()
 
     @property
     def on_token(self) -> bool:
@@ -226,6 +230,12 @@ class KeyObject:
         """Whether an attribute is there, and never told (CKR_ATTRIBUTE_SENSITIVE)."""
         return self.private and attribute in _SECRETS
 
+    def serves(self, row: Algorithm, permission: P) -> bool:
+        """Whether its slot allows an algorithm for this use; what exists may be verified and decrypted longest."""
+        if permission in _OF_WHAT_EXISTS:
+            return not self.algorithms or row.name in self.algorithms
+        return row.makes(self.algorithms)
+
 
 def objects_of(slot: m.SlotInfo, principal: str) -> Iterator[KeyObject]:
     """The objects of a slot as a principal sees it: for each version that still serves, its key or its two halves."""
@@ -260,6 +270,7 @@ def objects_of(slot: m.SlotInfo, principal: str) -> Iterator[KeyObject]:
                 alone=len(kinds) == 1,
                 subject=slot.attributes.get(Cka.SUBJECT, b""),
                 administered=administered,
+                algorithms=slot.algorithms,
             )
 
 

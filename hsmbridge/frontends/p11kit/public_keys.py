@@ -96,6 +96,7 @@ def digest_of(digest_info: bytes) -> tuple[str, bytes] | None:
 
 
 _DIGEST_INFOS: Final = (
+    (bytes.fromhex("3021300906052b0e03021a05000414"), "SHA-1", 20),
     (bytes.fromhex("3031300d060960864801650304020105000420"), "SHA-256", 32),
     (bytes.fromhex("3041300d060960864801650304020205000430"), "SHA-384", 48),
     (bytes.fromhex("3051300d060960864801650304020305000440"), "SHA-512", 64),

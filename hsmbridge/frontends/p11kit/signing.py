@@ -80,7 +80,7 @@ class Signatures:
             way = found[4]
         if way is None:
             way = signature_way(mechanism, one.row)
-            require_use(one, permission, session, way.algorithm)
+            require_use(one, permission, session, *way.candidates)
             self._found = (one, kind, mechanism, session.token, way)
         session.begin(kind, Signing(key, mechanism, way, Parts(self._application.settings.max_data)))
         return ()
@@ -154,7 +154,7 @@ class Signatures:
         one = application.key_at_once(session, signing.handle)
         if one is None:
             one = yield from application.live_key(session, signing.handle, Ckr.KEY_HANDLE_INVALID)
-        way, message, parameters = _message(signing, one, data)
+        way, message, parameters = _message(signing, one, data, P.SIGN)
         resource = application.known_resource(one) or (yield from application.resource(one))
         if way.is_mac:
             mac = yield from ask(m.MacRequest(resource, way.algorithm.name, message), m.MacReply)
@@ -169,7 +169,7 @@ class Signatures:
     ) -> Asking[None]:
         application = self._application
         one = yield from application.live_key(session, signing.handle, Ckr.KEY_HANDLE_INVALID)
-        way, message, parameters = _message(signing, one, data)
+        way, message, parameters = _message(signing, one, data, P.VERIFY)
         inward = way.inward(signature)
         resource = yield from application.resource(one)
         version = one.origin.version
@@ -181,8 +181,10 @@ class Signatures:
             yield from ask(request, m.VerifyReply)
 
 
-def _message(signing: Signing, one: KeyObject, data: bytes | None) -> tuple[SignatureWay, bytes, SignatureParameters]:
-    """What is to be signed: all the data of a one-shot call, or with None what came in parts."""
+def _message(
+    signing: Signing, one: KeyObject, data: bytes | None, permission: P
+) -> tuple[SignatureWay, bytes, SignatureParameters]:
+    """What is to be signed: all the data of a one-shot call, or with None what came in parts. Raises Refused."""
     way = signing.way
     if data is None:
         if signing.hashing is not None:
@@ -190,4 +192,6 @@ def _message(signing: Signing, one: KeyObject, data: bytes | None) -> tuple[Sign
         data = bytes(signing.parts.data)
     if way.form == "info":
         way = signature_way(signing.mechanism, one.row, data)
+        if not one.serves(way.algorithm, permission):
+            raise Refused(Ckr.DATA_INVALID)
     return way, *way.message(data)

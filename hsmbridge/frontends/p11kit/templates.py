@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hsmbridge.core.algorithms import ALGORITHMS
-from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
+from hsmbridge.core.algorithms import ALGORITHMS, Algorithm
+from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType, Maturity
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.frontends.p11kit.numbers import Cka, Ckk, Cko, Ckr
 from hsmbridge.frontends.p11kit.objects import PERMISSIONS
 from hsmbridge.frontends.p11kit.public_keys import curve_of
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.settings import TemplatePolicy
+from hsmbridge.frontends.p11kit.tokens import BESIDE
 from hsmbridge.wire.p11kit_attributes import Attribute, AttributeValue
 
 _EXPONENT: Final = 65537
@@ -247,7 +248,13 @@ def _algorithms(template: Template, row: KeyType) -> tuple[str, ...]:
     mechanisms = template.get(Cka.ALLOWED_MECHANISMS)
     if not isinstance(mechanisms, tuple) or not mechanisms:
         return ()
-    names = tuple(one.name for one in ALGORITHMS.values() if one.ckm in mechanisms and one.takes(row))
+    fitting = [one for one in ALGORITHMS.values() if one.takes(row)]
+    names = tuple(one.name for one in fitting if one.ckm in mechanisms or _served_beside(one, mechanisms))
     if not names:
         raise Refused(Ckr.ATTRIBUTE_VALUE_INVALID)
     return names
+
+
+def _served_beside(row: Algorithm, mechanisms: tuple[int, ...]) -> bool:
+    """Whether one of the mechanisms that take a digest stands for a row; what goes by name only needs its own."""
+    return row.maturity is Maturity.CURRENT and not set(BESIDE.get(row.scheme, ())).isdisjoint(mechanisms)

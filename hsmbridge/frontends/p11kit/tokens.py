@@ -26,7 +26,7 @@ _FLAG: Final = {
     KeyOperation.AGREE: F.DERIVE,
 }
 _ECDSA_HASHING: Final = (Ckm.ECDSA_SHA256, Ckm.ECDSA_SHA384, Ckm.ECDSA_SHA512)
-_BESIDE: Final[Mapping[Scheme, tuple[int, ...]]] = {
+BESIDE: Final[Mapping[Scheme, tuple[int, ...]]] = {
     Scheme.RSASSA_PKCS1: (Ckm.RSA_PKCS,),
     Scheme.RSASSA_PSS: (Ckm.RSA_PKCS_PSS,),
     Scheme.ECDSA: (Ckm.ECDSA, *_ECDSA_HASHING),
@@ -123,7 +123,7 @@ def _mechanisms(providers: Iterable[m.ProviderInfo]) -> Mapping[int, MechanismIn
         for claim in provider.claims:
             row = ALGORITHMS.get(claim.algorithm)
             if row is not None and row.scheme in _SERVED and row.ckm is not None:
-                for type_ in (row.ckm, *_BESIDE.get(row.scheme, ())):
+                for type_ in (row.ckm, *BESIDE.get(row.scheme, ())):
                     _offer(found, type_, _info_of(row, claim))
         for name in provider.key_types:
             kind = KEY_TYPES.get(name)

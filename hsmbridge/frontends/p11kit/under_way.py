@@ -66,13 +66,16 @@ def under_way(session: PkcsSession, kind: Active, type_: type[_Kind]) -> _Kind:
     return operation
 
 
-def require_use(one: KeyObject, permission: P, session: PkcsSession, row: Algorithm) -> None:
-    """Raises Refused where a key may not do it, or its token does not have the algorithm."""
-    if row.name not in session.token.algorithms:
+def require_use(one: KeyObject, permission: P, session: PkcsSession, *rows: Algorithm) -> None:
+    """Raises Refused where a key may not do it, or it or its token does not have any of the algorithms."""
+    offered = [row for row in rows if row.name in session.token.algorithms]
+    if not offered:
         # The mechanism is there, but not with this hash.
         raise Refused(Ckr.MECHANISM_PARAM_INVALID)
     if permission not in PERMISSIONS[one.kind].values() or permission not in one.permissions:
         raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
+    if not any(one.serves(row, permission) for row in offered):
+        raise Refused(Ckr.MECHANISM_INVALID)
 
 
 def same_version(one: KeyObject, version: int) -> None:

@@ -29,6 +29,7 @@ _BY_CKM: Final[Mapping[int, tuple[Algorithm, ...]]] = {
     ckm: tuple(row for row in ALGORITHMS.values() if row.ckm == ckm)
     for ckm in {row.ckm for row in ALGORITHMS.values() if row.ckm is not None}
 }
+_PKCS1: Final = tuple(row for row in ALGORITHMS.values() if row.scheme is Scheme.RSASSA_PKCS1)
 _HASHING_ECDSA: Final = {Ckm.ECDSA_SHA256: "SHA-256", Ckm.ECDSA_SHA384: "SHA-384", Ckm.ECDSA_SHA512: "SHA-512"}
 _SIZE: Final = {"SHA-1": 20, "SHA-256": 32, "SHA-384": 48, "SHA-512": 64}
 
@@ -61,6 +62,11 @@ class SignatureWay:
     def __post_init__(self) -> None:
         salt = self.parameters.salt_length
         object.__setattr__(self, "digest_parameters", SignatureParameters(digest_signing=True, salt_length=salt))
+
+    @property
+    def candidates(self) -> tuple[Algorithm, ...]:
+        """The rows of which the data decide for one; else the one row."""
+        return _PKCS1 if self.form == "info" else (self.algorithm,)
 
     @property
     def is_mac(self) -> bool:

@@ -6,6 +6,7 @@ lengths. Scheme structures are made once; nothing writes to them.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -37,7 +38,12 @@ class _Hash(Protocol):
 
 
 _SOFTWARE_HASHES: Mapping[str, Callable[[bytes], _Hash]] = MappingProxyType(
-    {"SHA-256": hashlib.sha256, "SHA-384": hashlib.sha384, "SHA-512": hashlib.sha512}
+    {
+        "SHA-1": partial(hashlib.sha1, usedforsecurity=False),
+        "SHA-256": hashlib.sha256,
+        "SHA-384": hashlib.sha384,
+        "SHA-512": hashlib.sha512,
+    }
 )
 _SIGNATURES = frozenset({Scheme.RSASSA_PKCS1, Scheme.RSASSA_PSS, Scheme.ECDSA})
 

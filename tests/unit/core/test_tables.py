@@ -138,3 +138,4 @@ def test_a_permission_that_means_nothing_for_a_key_type_is_refused() -> None:
 def test_legacy_rows_are_few_and_known() -> None:
     legacy = {row.name for row in ALGORITHMS.values() if row.maturity is Maturity.LEGACY}
     assert legacy == {"RSA-PKCS1", "SHA-1"}
+    assert {row.name for row in ALGORITHMS.values() if row.maturity is Maturity.BY_NAME} == {"RSA-PKCS1-SHA1"}

@@ -159,6 +159,19 @@ def test_a_legacy_algorithm_makes_nothing_new(slots: Slots, keys: SlotKeys) -> N
         assert refused(current(keys, "kek"), ALICE, permission, legacy).status is Status.ALGORITHM_NOT_ALLOWED
 
 
+def test_what_goes_by_name_only_signs_where_the_slot_names_it_and_verifies_everywhere(
+    slots: Slots, keys: SlotKeys
+) -> None:
+    sha1 = algorithm("RSA-PKCS1-SHA1")
+    create(slots, new_slot("open", "RSA-2048", P.SIGN | P.VERIFY))
+    create(slots, new_slot("named", "RSA-2048", P.SIGN | P.VERIFY, algorithms=("RSA-PKCS1-SHA1",)))
+    assert acquire(current(keys, "open"), ALICE, P.VERIFY, sha1).version == 1
+    refusal = refused(current(keys, "open"), ALICE, P.SIGN, sha1)
+    assert refusal.status is Status.ALGORITHM_NOT_ALLOWED
+    assert "by name" in refusal.message
+    assert acquire(current(keys, "named"), ALICE, P.SIGN, sha1).version == 1
+
+
 @pytest.mark.parametrize(
     ("key_type", "permission", "name"),
     [

@@ -4,7 +4,7 @@ import pytest
 
 from hsmbridge.core.key_types import KEY_TYPES, KeyType
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr
+from hsmbridge.frontends.p11kit.numbers import Cka, Ckm, Cko, Ckr
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.settings import TemplatePolicy
 from hsmbridge.frontends.p11kit.templates import Template, pair_type, secret_type, table, wanted
@@ -127,3 +127,20 @@ def test_weak_and_unknown_keys_are_not_made(mechanism: int, template: Template, 
 def test_an_attribute_stands_in_a_template_once() -> None:
     with pytest.raises(Refused):
         table((Attribute(Cka.SIGN, 1), Attribute(Cka.SIGN, 0)))
+
+
+def test_allowed_mechanisms_become_the_algorithms_that_the_key_allows() -> None:
+    def algorithms(row: KeyType, *mechanisms: int) -> tuple[str, ...]:
+        key: Template = {Cka.SIGN: 1, Cka.TOKEN: 1, Cka.ALLOWED_MECHANISMS: mechanisms}
+        return wanted(row, {Cko.PUBLIC_KEY: {Cka.VERIFY: 1}, Cko.PRIVATE_KEY: key}, ATTENUATE).algorithms
+
+    pkcs1 = ("RSA-PKCS1-SHA256", "RSA-PKCS1-SHA384", "RSA-PKCS1-SHA512")
+    assert algorithms(RSA, Ckm.RSA_PKCS) == (*pkcs1, "RSA-PKCS1")
+    assert algorithms(RSA, Ckm.RSA_PKCS, _SHA1_RSA_PKCS) == (*pkcs1, "RSA-PKCS1-SHA1", "RSA-PKCS1"), "SHA-1 by name"
+    assert algorithms(EC, Ckm.ECDSA) == ("ECDSA-P256-SHA256",)
+    assert algorithms(EC) == ()
+    with pytest.raises(Refused):
+        algorithms(EC, Ckm.RSA_PKCS)
+
+
+_SHA1_RSA_PKCS = 0x06
