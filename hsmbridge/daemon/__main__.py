@@ -9,6 +9,7 @@ import structlog
 import uvloop
 
 from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.daemon.descriptors import descriptors_needed, take_descriptors
 from hsmbridge.daemon.spec import decode_worker_spec
 from hsmbridge.daemon.worker import Worker
 from hsmbridge.providers.host.hardening import harden_process
@@ -25,6 +26,7 @@ def main() -> int:
     inheritance = inherit()
     spec = decode_worker_spec(inheritance.spec)
     log_to_stderr("worker", level=logging.getLevelNamesMapping()[spec.log_level.upper()], index=inheritance.index)
+    take_descriptors(descriptors_needed(spec))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             worker = Worker(runner.get_loop(), spec, inheritance)

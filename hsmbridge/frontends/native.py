@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 import msgspec
 import structlog
 
-from hsmbridge.core.errors import HsmBridgeError, LimitError, RequestError, Status, error
+from hsmbridge.core.errors import HsmBridgeError, LimitError, RequestError, Status, WireError, error
 from hsmbridge.core.identifiers import new_incident_id, uid_principal
 from hsmbridge.core.messages import HelloReply, ShareMemoryReply, ShareMemoryRequest
 from hsmbridge.core.operations import HELLO_OPCODE
@@ -50,6 +50,9 @@ ALONE_AFTER = 0.05
 
 HELLO_TIMEOUT = 10.0
 """Seconds that a new connection has to say hello."""
+
+FRAME_TIMEOUT = 30.0
+"""Seconds from the first bytes of a request to the last; between requests a client may be silent for ever."""
 
 LINGER = 10.0
 """Seconds that a peer has to take what it is still sent after its connection was refused or is to close."""
@@ -170,6 +173,8 @@ class NativeConnection(asyncio.Protocol):
         self._session: Session | None = None
         self._greeted = False
         self._timer: asyncio.TimerHandle | None = None
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._begun = 0.0
         self._held: Iterator[Frame] = iter(())
         self._paused = False
         self._listens = False
@@ -206,6 +211,8 @@ class NativeConnection(asyncio.Protocol):
         """Free everything that belongs to the connection."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
         self._failed = True
         self._held = iter(())
         if not self._made:
@@ -247,8 +254,11 @@ class NativeConnection(asyncio.Protocol):
         if not self._failed:
             frames = self._reader.feed(data)
             # A reader that was given exactly one frame answers with a tuple.
-            self._front_end.hear(self, single=type(frames) is tuple)
-            self._take_frames(frames)
+            single = type(frames) is tuple
+            self._front_end.hear(self, single=single)
+            taken = self._take_frames(frames)
+            if not single:
+                self._expect_the_rest(taken)
 
     def finish(self) -> None:
         """Take no further requests, and close when those under way are answered.
@@ -278,7 +288,8 @@ class NativeConnection(asyncio.Protocol):
 
     # Taking requests, no more than the peer may have under way and no faster than it takes the replies
 
-    def _take_frames(self, frames: Iterable[Frame]) -> None:
+    def _take_frames(self, frames: Iterable[Frame]) -> int:
+        """Take what there is room for, and keep the rest. Answers how many were taken."""
         taken = 0
         outbox, most = self._outbox, self._front_end.limits.max_in_flight
         rest = iter(frames)
@@ -292,6 +303,31 @@ class NativeConnection(asyncio.Protocol):
         except HsmBridgeError as problem:
             self._refuse(0, HELLO_OPCODE, problem)
         self._front_end.watch_deadlines()
+        return taken
+
+    def _expect_the_rest(self, taken: int) -> None:
+        """A frame that has begun has a time to come in. One timer serves for many, for it rarely goes off."""
+        if not self._reader.missing:
+            self._begun = 0.0
+        elif taken or not self._begun:  # each frame has its own time
+            loop = self._front_end.loop
+            self._begun = loop.time()
+            if self._frame_timer is None:
+                self._frame_timer = loop.call_later(FRAME_TIMEOUT, self._overdue)
+
+    def _overdue(self) -> None:
+        self._frame_timer = None
+        if not self._begun or self._failed:
+            return
+        loop = self._front_end.loop
+        if self._paused:  # it is we who do not read
+            self._begun = loop.time()
+        left = self._begun + FRAME_TIMEOUT - loop.time()
+        if left > 0:
+            self._frame_timer = loop.call_later(left, self._overdue)
+        else:
+            late = WireError(Status.MALFORMED_FRAME, "A request was begun and not finished in time.")
+            self._refuse(0, HELLO_OPCODE, late)
 
     def _pause(self, rest: Iterator[Frame], *, at_once: bool) -> None:
         """Keep the frames that were read already, and read no more until `_go_on`."""
@@ -318,7 +354,7 @@ class NativeConnection(asyncio.Protocol):
             # What still comes is dropped, but its end must be seen.
             self._held = iter(())
         else:
-            self._take_frames(self._held)
+            self._expect_the_rest(self._take_frames(self._held))
         if not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
 

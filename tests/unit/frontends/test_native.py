@@ -17,6 +17,7 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.errors import Status
 from hsmbridge.core.params import GenerateKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.frontends import native as module
 from hsmbridge.frontends.native import ALONE_AFTER, MAX_QUEUED
 from hsmbridge.wire.codec import encode_request
 from tests.unit.frontends.native_rig import LIMITS, PATIENCE, THREADS, Front, Peer, front, held_digest, short_digest
@@ -51,6 +52,38 @@ print(answers)
 def native() -> Iterator[Front]:
     with front() as made:
         yield made
+
+
+# Requests that take their time to come
+
+
+def test_a_request_that_is_not_finished_in_time_ends_its_connection(
+    native: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRAME_TIMEOUT", 0.1)
+    frame = encode_request(3, m.PingRequest(b"in two pieces"))
+    with Peer(native) as silent, Peer(native) as slow:
+        slow.socket.sendall(encode_request(2, m.PingRequest(b"whole")) + frame[:7])
+        assert slow.replies(1) == [2]
+        refused = slow.refusal()
+        assert refused.status is Status.MALFORMED_FRAME
+        assert "not finished" in refused.message
+        with pytest.raises((EOFError, ConnectionResetError)):
+            slow.reply()
+        assert silent.is_served()  # silence between requests has no end
+
+
+def test_the_time_is_one_request_s_and_not_the_connection_s(native: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FRAME_TIMEOUT", 0.4)
+    frame = encode_request(2, m.PingRequest(b"in two pieces"))
+    until = time.monotonic() + 1.0
+    with Peer(native) as peer:
+        peer.socket.sendall(frame[:7])
+        while time.monotonic() < until:  # always in the middle of one
+            peer.socket.sendall(frame[7:] + frame[:7])
+            assert peer.replies(1) == [2]
+        peer.socket.sendall(frame[7:])
+        assert peer.replies(1) == [2]
 
 
 # Requests under way

@@ -1,0 +1,61 @@
+"""A worker has as many file descriptors as its connections may need, whatever the soft limit was."""
+
+import subprocess
+import sys
+
+from hsmbridge.daemon.descriptors import descriptors_needed
+from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec
+
+P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none")
+SSH_AGENT = SshAgentSpec(slots=(), forwarding=False)
+TAKE = """
+import resource, sys
+from hsmbridge.daemon.descriptors import take_descriptors
+soft, hard, needed = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+take_descriptors(needed)
+print("now", *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def spec(p11kit: P11KitSpec | None = None, ssh_agent: SshAgentSpec | None = None) -> WorkerSpec:
+    return WorkerSpec(
+        version="0",
+        store=StoreSpec(url="sqlite://", protector="keyfile"),
+        providers=(),
+        in_process=(),
+        order=(),
+        creators={},
+        workers=1,
+        max_frame=1 << 20,
+        max_connections=1000,
+        max_connections_per_principal=10,
+        max_in_flight=8,
+        default_timeout=1.0,
+        drain_timeout=1.0,
+        p11kit=p11kit,
+        ssh_agent=ssh_agent,
+    )
+
+
+def taken(soft: int, hard: int, needed: int) -> str:
+    arguments = [sys.executable, "-c", TAKE, str(soft), str(hard), str(needed)]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_every_front_end_counts() -> None:
+    alone = descriptors_needed(spec())
+    with_pkcs11 = descriptors_needed(spec(P11KIT))
+    with_both = descriptors_needed(spec(P11KIT, SSH_AGENT))
+    assert 2000 < alone < with_pkcs11 < with_both
+
+
+def test_a_soft_limit_is_raised_as_far_as_needed() -> None:
+    assert taken(256, 4096, 3000) == "now 3000 4096\n"
+    assert taken(2048, 4096, 300) == "now 2048 4096\n"
+
+
+def test_too_low_a_hard_limit_is_told() -> None:
+    said = taken(256, 512, 3000)
+    assert "LimitNOFILE" in said
+    assert said.endswith("now 512 512\n")
