@@ -158,7 +158,7 @@ class _Trial:
             self._fixed,
             self._bench.wrapped_points,
             self._bench.plans,
-            Wrapping(self._quirks, self._fixed, private_types),
+            Wrapping(self._quirks, self._fixed, private_types, self._bench.wrapped_points),
             frozenset(name for name in key_types if KEY_TYPES[name].symmetric),
         )
 
@@ -314,7 +314,7 @@ class _Trial:
         under = None if row is None else self._wrapping_sample(row)
         if row is None or under is None:
             return
-        probing = Wrapping(self._quirks, self._fixed, frozenset())
+        probing = Wrapping(self._quirks, self._fixed, frozenset(), self._bench.wrapped_points)
         for one in self._samples:
             if one.row.symmetric or one.row.name not in key_types or one.row.family is Family.SLH_DSA:
                 continue

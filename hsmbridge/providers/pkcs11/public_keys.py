@@ -40,13 +40,13 @@ def _public_key_info(row: KeyType, public: Object) -> bytes:
         numbers = rsa.RSAPublicNumbers(int.from_bytes(exponent), int.from_bytes(modulus))
         return numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if row.family in MODULE_LATTICE_AND_HASH:
-        return _encoded(row, bytes(public[Attribute.VALUE]))
+        return encoded(row, bytes(public[Attribute.VALUE]))
     point = bytes(public[Attribute.EC_POINT])
     if row.family is Family.EC:
         size = 1 + 2 * ((row.bits + 7) // 8)
         key = ec.EllipticCurvePublicKey.from_encoded_point(curve_of(row), _unwrapped(point, size))
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return _encoded(row, _unwrapped(point, _POINT_SIZES[row.parameter_set]))
+    return encoded(row, _unwrapped(point, _POINT_SIZES[row.parameter_set]))
 
 
 def told_public_key(row: KeyType, private: Object) -> bytes | None:
@@ -87,7 +87,8 @@ def curve_of(row: KeyType) -> ec.EllipticCurve:
     return ec.get_curve_for_oid(CurveIdentifier(row.ec_parameters))()
 
 
-def _encoded(row: KeyType, value: bytes) -> bytes:
+def encoded(row: KeyType, value: bytes) -> bytes:
+    """The SubjectPublicKeyInfo of a key type without parameters, with this value of the public key."""
     info: bytes = _SubjectPublicKeyInfo({"algorithm": {"algorithm": row.spki_oid}, "public_key": value}).dump()
     return info
 

@@ -25,6 +25,7 @@ from hsmbridge.providers.pkcs11.mechanisms import MGFS, hash_mechanism, mechanis
 from hsmbridge.providers.pkcs11.newer_constants import mechanism_by_number
 from hsmbridge.providers.pkcs11.objects import KeyObjects
 from hsmbridge.providers.pkcs11.parameters import NO_PARAMETER, Parameter, oaep
+from hsmbridge.providers.pkcs11.public_halves import USES, computed_public_key
 from hsmbridge.providers.pkcs11.public_keys import told_public_key
 from hsmbridge.providers.pkcs11.quirks import Quirks
 from hsmbridge.providers.pkcs11.templates import (
@@ -52,11 +53,13 @@ class Wrapping:
         quirks: of the token.
         fixed: attributes that make an object unchangeable, as far as the token takes them.
         private_types: key types whose private keys it unwraps so that their public half is known.
+        wrapped_points: it wants a peer's point in an OCTET STRING.
     """
 
     quirks: Quirks
     fixed: Template
     private_types: frozenset[str]
+    wrapped_points: bool = False
 
     def wrap(
         self,
@@ -171,12 +174,23 @@ class Wrapping:
             return KeyObjects(secret=self._take_secret(inner, mechanism, parameter, material, target, row))
         kind, _ = pair_kind(row)
         _, private_template = pair_templates(target, self.fixed)
-        private_template.update(dict.fromkeys(_NOT_FOR_PRIVATE_KEYS, DEFAULT))
-        made = _unwrapped(
-            inner, ObjectClass.PRIVATE_KEY, kind, material, mechanism, parameter, private_template, self.quirks.refusals
-        )
+
+        def unwrapped(template: Template) -> Key:
+            for_private = {**template, **dict.fromkeys(_NOT_FOR_PRIVATE_KEYS, DEFAULT)}
+            refusals = self.quirks.refusals
+            return _unwrapped(
+                inner, ObjectClass.PRIVATE_KEY, kind, material, mechanism, parameter, for_private, refusals
+            )
+
+        made = unwrapped(private_template)
         try:
             info = told_public_key(row, made)
+            if info is None and row.family in USES:
+                trial = unwrapped(temporary_template(*USES[row.family]))
+                try:
+                    info = computed_public_key(row, trial, wrapped_points=self.wrapped_points)
+                finally:
+                    trial.destroy()
             if info is None:
                 raise DecryptionFailed(Status.DECRYPTION_FAILED)
             return KeyObjects(private=made, public=import_public(session, row, target, info, self.fixed))
