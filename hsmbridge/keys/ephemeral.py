@@ -50,6 +50,10 @@ class EphemeralKeys:
         self._last_hold = 0
         self._closed = False
 
+    def __len__(self) -> int:
+        """How many are alive."""
+        return len(self._alive)
+
     def reserve(self) -> None:
         """Take room for a key that is about to be made. Raises LimitError (TOO_MANY_RESOURCES)."""
         with self._lock:

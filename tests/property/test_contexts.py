@@ -1,10 +1,13 @@
-"""Contexts against a model in the plainest words: several clients make, use, release, reset, close, rotate, revoke.
+"""Keys and contexts against a model in the plainest words: several clients make, use, release, keep, reset, close,
+rotate, revoke and disconnect.
 
 The service is the whole of it over providers in this process. The model knows states, who may do what, and what has
 been put in; what comes out is computed by `hashlib` and `hmac`, or must open again in one piece.
 """
 
 import hashlib
+import hmac
+import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -20,9 +23,10 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.contexts import NEXT, ContextCall, ContextState
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.core.identifiers import CryptoResourceId
-from hsmbridge.core.params import GenerateKeyParams
+from hsmbridge.core.params import ImportKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import Role
+from hsmbridge.service.session import SessionLimits
 from tests.unit.service.served import Served
 from tests.unit.storage.opened import ALICE, BOB
 
@@ -32,13 +36,18 @@ SIGNING = ("sign", "encrypt")
 SLOTS = {
     "pair": ("EC-P256", P.SIGN | P.VERIFY | P.GENERATE),
     "aes": ("AES-256", P.ENCRYPT | P.DECRYPT | P.GENERATE),
+    "kept": ("HMAC-SHA256", P.SIGN | P.VERIFY | P.GENERATE),
 }
-clients = st.sampled_from([ALICE, BOB])
+STRANGER = "uid:2000"
+"""Sees no slot, and has keys of its own."""
+ROOM = 12
+"""Keys, and contexts, that a connection may have."""
+clients = st.sampled_from([ALICE, BOB, STRANGER])
 data = st.binary(max_size=40)
 picks = st.integers(0, 50)
 
 
-@dataclass
+@dataclass(eq=False)
 class Open:
     """What the model knows of one context."""
 
@@ -47,17 +56,18 @@ class Open:
     number: int
     slot: str = ""
     version: int = 0
-    guard: int = -1
+    guard: "Guard | None" = None
     nonce: bytes = b""
     state: ContextState = ContextState.CREATED
     put_in: bytes = b""
     came_out: bytes = b""
 
 
-@dataclass
+@dataclass(eq=False)
 class Guard:
     client: str
     resource: CryptoResourceId
+    value: bytes
     released: bool = False
 
 
@@ -71,10 +81,11 @@ class Contexts(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="hb", dir="/tmp"))
-        self.service = Served(self.directory)
+        self.service = Served(self.directory, SessionLimits(ROOM, ROOM))
         self.open: list[Open] = []
         self.guards: list[Guard] = []
         self.slots = {name: Slot() for name in SLOTS}
+        self.kept: dict[int, bytes] = {}
 
     @initialize()
     def make_slots(self) -> None:
@@ -95,7 +106,16 @@ class Contexts(RuleBasedStateMachine):
             return failure.status
 
     def slot_id(self, client: str, name: str) -> CryptoResourceId:
-        return self.service.id(f"uid-1000/{name}" if client == BOB else name, client)
+        return self.service.id(name if client == ALICE else f"uid-1000/{name}", client)
+
+    def room(self, client: str) -> bool:
+        """Whether a client may open another context."""
+        return sum(context.client == client for context in self.open) < ROOM
+
+    def alive(self) -> list[Guard]:
+        """The keys that somebody holds: their guard, or a context that has not failed."""
+        held = [context.guard for context in self.open if context.state is not ContextState.ERROR]
+        return [guard for guard in self.guards if not guard.released or guard in held]
 
     def pick(self, number: int) -> Open:
         return self.open[number % len(self.open)]
@@ -112,10 +132,18 @@ class Contexts(RuleBasedStateMachine):
     @rule(client=clients, start=st.booleans())
     def create_digest(self, client: str, start: bool) -> None:
         reply = self.ask(client, m.ContextDigestRequest("SHA-256", "", START if start else None))
+        if not self.room(client):
+            assert reply is Status.TOO_MANY_RESOURCES
+            return
         assert isinstance(reply, m.ContextReply)
         self.add(Open(client, "digest", reply.context), start)
 
-    @rule(client=clients, start=st.booleans(), kind=st.sampled_from(["sign", "encrypt"]))
+    @rule(name=st.sampled_from(sorted(SLOTS)))
+    def a_stranger_finds_nothing(self, name: str) -> None:
+        for asked in (name, f"uid-1000/{name}"):
+            assert self.ask(STRANGER, m.ResolveRequest(asked)) is Status.RESOURCE_NOT_FOUND
+
+    @rule(client=st.sampled_from([ALICE, BOB]), start=st.booleans(), kind=st.sampled_from(["sign", "encrypt"]))
     def create_on_slot(self, client: str, start: bool, kind: str) -> None:
         name = "pair" if kind == "sign" else "aes"
         slot = self.slots[name]
@@ -128,30 +156,84 @@ class Contexts(RuleBasedStateMachine):
         if slot.states[slot.active] != "active":
             assert reply is Status.KEY_STATE_FORBIDS or reply is Status.RESOURCE_NOT_FOUND
             return
+        if not self.room(client):
+            assert reply is Status.TOO_MANY_RESOURCES
+            return
         assert isinstance(reply, m.ContextReply)
         assert reply.version == slot.active
         self.add(Open(client, kind, reply.context, name, slot.active, nonce=reply.nonce), start)
 
     @rule(client=clients)
     def make_key(self, client: str) -> None:
-        params = GenerateKeyParams(key_type="HMAC-SHA256", permissions=int(P.SIGN | P.VERIFY))
-        reply = self.ask(client, m.GenerateRequest(params, provider="here"))
+        self.take_in(client, secrets.token_bytes(32))
+
+    def take_in(self, client: str, value: bytes) -> None:
+        params = ImportKeyParams(key_type="HMAC-SHA256", permissions=int(P.SIGN | P.VERIFY), format="raw")
+        full = sum(guard.client == client for guard in self.alive()) >= ROOM
+        reply = self.ask(client, m.ImportRequest(params, value, provider="here"))
+        if full:
+            assert reply is Status.TOO_MANY_RESOURCES
+            return
         assert isinstance(reply, m.KeyReply)
         assert reply.resource is not None
-        self.guards.append(Guard(client, reply.resource))
+        self.guards.append(Guard(client, reply.resource, value))
+
+    @precondition(lambda self: self.guards)
+    @rule(pick=picks, client=clients, message=data)
+    def use_guard(self, pick: int, client: str, message: bytes) -> None:
+        guard = self.guards[pick % len(self.guards)]
+        reply = self.ask(client, m.MacRequest(guard.resource, "HMAC-SHA256", message))
+        if guard.released or guard.client != client:
+            assert reply is Status.RESOURCE_NOT_FOUND
+            return
+        assert isinstance(reply, m.MacReply)
+        assert reply.mac == hmac.digest(guard.value, message, "sha256")
+
+    @precondition(lambda self: self.guards)
+    @rule(pick=picks, client=st.sampled_from([ALICE, BOB]))
+    def keep(self, pick: int, client: str) -> None:
+        guard = self.guards[pick % len(self.guards)]
+        reply = self.ask(client, m.PersistRequest(guard.resource, "uid-1000/kept"))
+        if guard.released or guard.client != client:
+            assert reply is Status.RESOURCE_NOT_FOUND
+            return
+        assert isinstance(reply, m.KeyReply)
+        self.new_version("kept")
+        assert reply.version == self.slots["kept"].active
+        self.kept[reply.version] = guard.value
+
+    @precondition(lambda self: self.kept)
+    @rule(client=st.sampled_from([ALICE, BOB]), pick=picks, message=data)
+    def use_kept(self, client: str, pick: int, message: bytes) -> None:
+        number = sorted(self.kept)[pick % len(self.kept)]
+        slot = self.slots["kept"]
+        state = slot.states[number]
+        key, mac = self.slot_id(client, "kept"), hmac.digest(self.kept[number], message, "sha256")
+        reply = self.ask(client, m.MacRequest(key, "HMAC-SHA256", message))
+        if slot.states[slot.active] != "active":
+            assert reply is Status.KEY_STATE_FORBIDS
+        else:
+            assert isinstance(reply, m.MacReply)
+            assert reply.version == slot.active
+            # The same key may have been kept twice.
+            assert (reply.mac == mac) == (self.kept.get(slot.active) == self.kept[number])
+        reply = self.ask(client, m.MacVerifyRequest(key, "HMAC-SHA256", message, mac, number))
+        assert reply == (Status.KEY_STATE_FORBIDS if state == "revoked" else m.VerifyReply(number))
 
     @precondition(lambda self: self.guards)
     @rule(pick=picks, client=clients, start=st.booleans())
     def create_on_guard(self, pick: int, client: str, start: bool) -> None:
-        index = pick % len(self.guards)
-        guard = self.guards[index]
+        guard = self.guards[pick % len(self.guards)]
         request = m.ContextSignRequest(guard.resource, "HMAC-SHA256", K.MAC, start=START if start else None)
         reply = self.ask(client, request)
         if guard.released or guard.client != client:
             assert reply is Status.RESOURCE_NOT_FOUND
             return
+        if not self.room(client):
+            assert reply is Status.TOO_MANY_RESOURCES
+            return
         assert isinstance(reply, m.ContextReply)
-        self.add(Open(client, "mac", reply.context, guard=index), start)
+        self.add(Open(client, "mac", reply.context, guard=guard), start)
 
     def add(self, context: Open, start: bool) -> None:
         context.state = ContextState.INITIALIZED if start else ContextState.CREATED
@@ -212,6 +294,9 @@ class Contexts(RuleBasedStateMachine):
             key = self.slot_id(context.client, "pair")
             verify = m.VerifyRequest(key, "ECDSA-P256-SHA256", context.put_in, reply.data, version=context.version)
             assert self.ask(context.client, verify) == m.VerifyReply(context.version)
+        elif context.kind == "mac":
+            assert context.guard is not None
+            assert reply.data == hmac.digest(context.guard.value, context.put_in, "sha256")
         elif context.kind == "encrypt":
             key = self.slot_id(context.client, "aes")
             decrypt = m.DecryptRequest(
@@ -232,9 +317,12 @@ class Contexts(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(sorted(SLOTS)))
     def rotate(self, name: str) -> None:
-        slot = self.slots[name]
         reply = self.ask(ALICE, m.SlotRotateRequest(name))
         assert isinstance(reply, m.SlotInfo)
+        self.new_version(name)
+
+    def new_version(self, name: str) -> None:
+        slot = self.slots[name]
         if slot.states[slot.active] == "active":
             slot.states[slot.active] = "rotated"
         slot.active = max(slot.states) + 1
@@ -255,10 +343,6 @@ class Contexts(RuleBasedStateMachine):
             self.service.end(session)
         self.open = [context for context in self.open if context.client != client]
         self.guards = [guard for guard in self.guards if guard.client != client]
-        for context in self.open:
-            if context.guard >= 0:
-                # Only their numbers were known, and those have moved.
-                context.guard = -1
 
     @invariant()
     def a_provider_holds_what_is_under_way_and_no_more(self) -> None:
@@ -267,10 +351,12 @@ class Contexts(RuleBasedStateMachine):
         assert sum(len(provider.streams) for provider in self.service.providers.values()) == expected
 
     @invariant()
-    def no_key_outlives_what_holds_it(self) -> None:
-        alive = sum(len(session.resources.ephemeral._alive) for session in self.service.sessions.values())
-        guarded = sum(not guard.released for guard in self.guards)
-        assert alive >= guarded
+    def a_key_lives_exactly_as_long_as_somebody_holds_it(self) -> None:
+        alive = len(self.alive())
+        assert self.service.making.count == alive
+        assert sum(len(session.resources.ephemeral) for session in self.service.sessions.values()) == alive
+        assert self.service.ephemeral_keys() == alive
+        assert self.service.contexts.count == len(self.open)
 
 
 TestContexts = Contexts.TestCase

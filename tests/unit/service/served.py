@@ -38,7 +38,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
-from hsmbridge.service.session import Session
+from hsmbridge.service.session import DEFAULT_LIMITS, Session, SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 from tests.conformance.backends import AesGcmSeal
@@ -133,7 +133,7 @@ class Served:
     held_max = 100_000
     piece = 16_384
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: SessionLimits = DEFAULT_LIMITS) -> None:
         self.store = open_at(directory)
         self.providers: dict[str, Provider] = {
             "here": Traveller(),
@@ -148,7 +148,7 @@ class Served:
             catalogue.available(name, provider.describe(), 1)
         handles, slots, policy = Handles(), Slots(self.store), NamespacePolicy()
         access = KeyAccess(SlotKeys(self.store))
-        making = KeyMaking(catalogue, slots, access, handles)
+        self.making = making = KeyMaking(catalogue, slots, access, handles)
         administration = SlotAdministration(catalogue, self.store, slots, access, making, handles, policy)
         nonces = ServiceNonces(self.store)
         use = KeyUse(catalogue, handles, nonces, CallerNonces(self.store))
@@ -179,6 +179,7 @@ class Served:
             runner=runner,
             short_way=ShortWay(access, catalogue, handles, lanes, runner, nonces, self),
             clock=lambda: 0.0,
+            limits=limits,
         )
         self.sessions: dict[str, Session] = {}
 
@@ -205,6 +206,12 @@ class Served:
             raise failure
         assert isinstance(reply, kind)
         return reply
+
+    def ephemeral_keys(self) -> int:
+        """How many the providers hold."""
+        return sum(
+            len(provider._ephemeral) for provider in self.providers.values() if isinstance(provider, SoftwareProvider)
+        )
 
     def end(self, session: Session) -> None:
         """The connection of a session ends."""
