@@ -7,12 +7,14 @@ A reply has "ok", or "error" with "status" and "message". Who may ask is decided
 (SO_PEERCRED): the service's own, root's, and those that the configuration allows.
 """
 
+import contextlib
 import json
 import os
 import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +32,9 @@ MAX_LINE = 4096
 """Bytes of a request."""
 MAX_REPLY = 1 << 20
 _PATIENCE = 5.0
+"""Seconds in which a request must come as a whole, and a reply must be taken."""
+_PAUSE = 0.5
+"""Seconds before listening again where a connection could not be taken."""
 _RENEWAL = 90.0
 """Seconds that a client waits for a renewal."""
 _CREDENTIALS = struct.Struct("3i")
@@ -68,9 +73,17 @@ class ControlSocket:
         while not self._stopping.is_set():
             try:
                 peer, _ = self._socket.accept()
-            except OSError:
+            except OSError as problem:
+                if not self._stopping.is_set():
+                    # Without file descriptors accept() fails at once, again and again, until a connection ends.
+                    _log.error("control_accept_failed", reason=repr(problem))
+                    self._stopping.wait(_PAUSE)
                 continue
-            if self._busy.acquire(blocking=False):
+            uid = _uid(peer)
+            if uid not in self._allowed:
+                # At once and here: whoever may not ask keeps no place from those who may.
+                _refuse(peer, uid)
+            elif self._busy.acquire(blocking=False):
                 threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
             else:
                 peer.close()
@@ -78,8 +91,8 @@ class ControlSocket:
     def _serve(self, peer: socket.socket) -> None:
         try:
             with peer:
-                peer.settimeout(_PATIENCE)
                 reply = self._reply(peer)
+                peer.settimeout(_PATIENCE)
                 peer.sendall(json.dumps(reply).encode() + b"\n")
         except OSError as problem:
             _log.debug("control_connection_ended", reason=repr(problem))
@@ -87,14 +100,10 @@ class ControlSocket:
             self._busy.release()
 
     def _reply(self, peer: socket.socket) -> dict[str, object]:
-        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         try:
-            line = _read_line(peer, MAX_LINE)
-            if uid not in self._allowed:
-                raise refusals.denied(f"uid {uid} may not ask this service; name it in `allow` of [service].")
-            return {"ok": self._answer(line)}
+            return {"ok": self._answer(_read_line(peer, MAX_LINE, _PATIENCE))}
         except HsmBridgeError as problem:
-            return {"error": {"status": problem.status.name, "message": problem.message}}
+            return _error(problem)
 
     def _answer(self, line: bytes) -> object:
         try:
@@ -124,6 +133,22 @@ class ControlSocket:
         return found
 
 
+def _uid(peer: socket.socket) -> int:
+    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
+def _refuse(peer: socket.socket, uid: int) -> None:
+    problem = refusals.denied(f"uid {uid} may not ask this service; name it in `allow` of [service].")
+    with peer, contextlib.suppress(OSError):
+        peer.setblocking(False)
+        peer.sendall(json.dumps(_error(problem)).encode() + b"\n")
+
+
+def _error(problem: HsmBridgeError) -> dict[str, object]:
+    return {"error": {"status": problem.status.name, "message": problem.message}}
+
+
 def _listen(path: Path) -> socket.socket:
     try:
         found = path.lstat()
@@ -145,9 +170,14 @@ def _listen(path: Path) -> socket.socket:
     return made
 
 
-def _read_line(sock: socket.socket, limit: int) -> bytes:
+def _read_line(sock: socket.socket, limit: int, patience: float) -> bytes:
     held = bytearray()
+    deadline = time.monotonic() + patience
     while not held.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the line took too long")
+        sock.settimeout(left)
         piece = sock.recv(65536)
         if not piece:
             break
@@ -168,8 +198,10 @@ def ask(path: Path, command: str, name: str = "") -> object:
         sock.settimeout(_RENEWAL + _PATIENCE)
         try:
             sock.connect(str(path))
-            sock.sendall(json.dumps({"command": command, "name": name}).encode() + b"\n")
-            line = _read_line(sock, MAX_REPLY)
+            # A service that refuses somebody does so before it was asked, and closes.
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(json.dumps({"command": command, "name": name}).encode() + b"\n")
+            line = _read_line(sock, MAX_REPLY, _RENEWAL + _PATIENCE)
         except OSError as problem:
             raise refusals.unreachable(f"No service answers at {path}: {problem.strerror or problem}.") from None
     try:

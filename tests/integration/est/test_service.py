@@ -26,6 +26,7 @@ from est import refusals
 from est.ca.profile import Profile
 from est.key_places import KeyPlaces
 from est.server.listener import Listener
+from est.service import control
 from est.service.configuration import read_service_file
 from est.service.control import ControlSocket, ask
 from est.service.generations import Generations
@@ -154,14 +155,45 @@ def idle(folder: Path) -> Iterator[Path]:
         yield folder / "control"
 
 
-def test_somebody_else_is_refused_by_the_uid_that_the_kernel_names(idle: Path) -> None:
+# Connects more often than the socket takes requests, asks nothing, reads what it is told, and holds them all.
+STRANGER = """
+import os, socket, sys
+os.setuid(65534)
+held = []
+for _ in range(24):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect(sys.argv[1])
+    said = held[-1].recv(4096).decode()
+print(said, end="", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_somebody_else_is_refused_by_the_uid_that_the_kernel_names_and_keeps_nobody_out(idle: Path) -> None:
     idle.parent.chmod(0o755)
-    script = (
-        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-        's.sendall(b\'{"command": "status"}\\n\'); print(s.recv(4096).decode())'
-    )
-    said = subprocess.check_output([sys.executable, "-c", script, str(idle)], timeout=30)
-    assert json.loads(said)["error"]["status"] == "ACCESS_DENIED"
+    command = [sys.executable, "-c", STRANGER, str(idle)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout is not None
+        assert json.loads(stranger.stdout.readline())["error"]["status"] == "ACCESS_DENIED"
+        assert ask(idle, "status") == []
+
+
+def test_a_request_an_octet_at_a_time_is_not_waited_for(idle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_PATIENCE", 0.3)
+    deadline = time.monotonic() + 20
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(idle))
+        sock.settimeout(0.05)
+        ended = False
+        while not ended and time.monotonic() < deadline:
+            try:
+                sock.sendall(b" ")
+                ended = sock.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
 
 
 def test_an_allowed_uid_is_answered(folder: Path) -> None:
