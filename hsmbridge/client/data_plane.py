@@ -9,7 +9,8 @@ import fcntl
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import msgspec
@@ -21,12 +22,16 @@ from hsmbridge.client.keys import Key
 from hsmbridge.client.memory import Allocation, MemoryAllocator
 from hsmbridge.client.results import Ciphertext, Mac
 from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, LimitError, RequestError, Status, WireError
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.wire.codec import decode_reply, encode_request
 
 SHARED_FROM = 64 * 1024
 """Bytes of data from which a call goes through shared memory; below, the socket is as quick."""
+
+TOGETHER = 1024 * 1024
+"""Bytes of many messages in one request: what the processor's caches hold."""
 
 SHARED_SIZE = 16 * 1024 * 1024
 """Bytes that a connection asks for, or as many as a frame may have."""
@@ -113,6 +118,33 @@ class DataPlane(Caller):
 
         return self._in_place(m.SharedEncryptReply, make, key, part, timeout)
 
+    def encrypt_many_in_place(
+        self,
+        key: Key,
+        algorithm: str,
+        part: Allocation,
+        messages: Sequence[tuple[int, int]],
+        *,
+        aads: Sequence[Buffer] = (),
+        timeout: Timeout = UNSET,
+    ) -> m.SharedEncryptManyReply:
+        """Encrypt many messages of a part with an AEAD in one round trip: a ciphertext takes the place of each.
+
+        Args:
+            messages: offset in the part and length of each. Its tag is put behind it, where room must be.
+            aads: one a message, or none at all.
+
+        Where it fails, some messages may be encrypted and others not. Raises as `encrypt`.
+        """
+        offsets, lengths = tuple([at for at, _ in messages]), tuple([length for _, length in messages])
+        associated = tuple(map(octets, aads))
+
+        def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptManyRequest:
+            memory = where.range(part, part.length)
+            return m.SharedEncryptManyRequest(resource, algorithm, memory, offsets, lengths, associated)
+
+        return self._in_place(m.SharedEncryptManyReply, make, key, part, timeout)
+
     def decrypt_in_place(
         self,
         key: Key,
@@ -171,13 +203,13 @@ class DataPlane(Caller):
         def make(_: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedDigestRequest:
             return m.SharedDigestRequest(algorithm, buffers.range(part, len(data)), provider)
 
-        return self._large(m.DigestReply, make, data, None, timeout, lambda reply, _: reply)
+        return self._large(m.DigestReply, make, len(data), _copying(data), None, timeout, lambda reply, _: reply)
 
     def _large_mac(self, key: Key, algorithm: str, data: bytes, timeout: Timeout) -> m.MacReply | None:
         def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedMacRequest:
             return m.SharedMacRequest(resource, algorithm, buffers.range(part, len(data)))
 
-        return self._large(m.MacReply, make, data, key, timeout, lambda reply, _: reply)
+        return self._large(m.MacReply, make, len(data), _copying(data), key, timeout, lambda reply, _: reply)
 
     def _large_encrypt(
         self, key: Key, algorithm: str, data: bytes, aad: bytes, nonce: bytes, timeout: Timeout
@@ -189,7 +221,33 @@ class DataPlane(Caller):
         def take(reply: m.SharedEncryptReply, part: Allocation) -> Ciphertext:
             return Ciphertext(reply.version, reply.nonce, bytes(part.view[: reply.length]), reply.tag)
 
-        return self._large(m.SharedEncryptReply, make, data, key, timeout, take)
+        return self._large(m.SharedEncryptReply, make, len(data), _copying(data), key, timeout, take)
+
+    def _large_encrypt_many(
+        self, key: Key, row: Algorithm, plaintexts: Sequence[Buffer], aads: Sequence[Buffer], timeout: Timeout
+    ) -> list[Ciphertext] | None:
+        tag_size = row.tag_size
+        lengths = tuple(map(len, plaintexts))
+        ends = tuple(accumulate([length + tag_size for length in lengths]))
+        offsets = (0, *ends[:-1])
+        associated = tuple(map(octets, aads))
+
+        def fill(memory: memoryview) -> None:
+            for start, length, plaintext in zip(offsets, lengths, plaintexts, strict=True):
+                memory[start : start + length] = plaintext
+
+        def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedEncryptManyRequest:
+            memory = buffers.range(part, ends[-1])
+            return m.SharedEncryptManyRequest(resource, row.name, memory, offsets, lengths, associated)
+
+        def take(reply: m.SharedEncryptManyReply, part: Allocation) -> list[Ciphertext]:
+            memory, version = part.view, reply.version
+            return [
+                Ciphertext(version, nonce, bytes(memory[start : end - tag_size]), bytes(memory[end - tag_size : end]))
+                for nonce, start, end in zip(reply.nonces, offsets, ends, strict=True)
+            ]
+
+        return self._large(m.SharedEncryptManyReply, make, ends[-1], fill, key, timeout, take)
 
     def _large_decrypt(self, key: Key, algorithm: str, given: Ciphertext, aad: bytes, timeout: Timeout) -> bytes | None:
         data = given.ciphertext
@@ -203,13 +261,14 @@ class DataPlane(Caller):
         def take(reply: m.SharedDecryptReply, part: Allocation) -> bytes:
             return bytes(part.view[: reply.length])
 
-        return self._large(m.SharedDecryptReply, make, data, key, timeout, take)
+        return self._large(m.SharedDecryptReply, make, len(data), _copying(data), key, timeout, take)
 
     def _large(
         self,
         kind: type[_Reply],
         make: Callable[[CryptoResourceId, SharedBuffers, Allocation], msgspec.Struct],
-        data: bytes,
+        length: int,
+        fill: Callable[[memoryview], None],
         key: Key | None,
         timeout: Timeout,
         take: Callable[[_Reply, Allocation], _Result],
@@ -221,12 +280,12 @@ class DataPlane(Caller):
             return None
         try:
             resource = _NO_KEY if key is None else self._resource(connection, key, seconds)
-            part = buffers.allocator.allocate(len(data) + _ROOM)
+            part = buffers.allocator.allocate(length + _ROOM)
         except (ConnectionLost, LimitError):
             return None
         ended = False
         try:
-            part.view[: len(data)] = data
+            fill(part.view)
             reply = decode_reply(connection.exchange(encode_request, make(resource, buffers, part), seconds))
             ended = True
             if not isinstance(reply, kind):
@@ -237,8 +296,9 @@ class DataPlane(Caller):
         except HsmBridgeError as problem:
             # Past its deadline an operation may go on without its caller, and write.
             ended = not isinstance(problem, ConnectionLost) and problem.status is not Status.OPERATION_TIMED_OUT
-            if problem.status is Status.RESOURCE_NOT_FOUND:
-                # The ordinary way looks the slot up once more: it may have been made anew.
+            if problem.status in (Status.RESOURCE_NOT_FOUND, Status.UNKNOWN_OPERATION):
+                # The ordinary way looks the slot up once more: it may have been made anew. And it is what older
+                # daemons know.
                 return None
             raise
         finally:
@@ -246,6 +306,13 @@ class DataPlane(Caller):
                 part.release()
             else:
                 part.abandon()
+
+
+def _copying(data: bytes) -> Callable[[memoryview], None]:
+    def fill(memory: memoryview) -> None:
+        memory[: len(data)] = data
+
+    return fill
 
 
 def _buffers_of(connection: Connection, seconds: float | None) -> SharedBuffers | None:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from hsmbridge.client.calls import Buffer, octets, parts
-from hsmbridge.client.data_plane import SHARED_FROM, DataPlane
+from hsmbridge.client.data_plane import SHARED_FROM, TOGETHER, DataPlane
 from hsmbridge.client.deadline import UNSET, Timeout
 from hsmbridge.client.keys import Key
 from hsmbridge.client.results import Ciphertext, Encapsulation, Mac, Signature
 from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import ALGORITHMS, Kind
 from hsmbridge.core.errors import HsmBridgeError
 from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
 
@@ -242,7 +243,21 @@ class KeyUse(DataPlane):
         timeout: Timeout = UNSET,
     ) -> list[Ciphertext]:
         """Encrypt many plaintexts. Raises the error of the first one that failed."""
-        return _all(self.encrypt_batch(key, algorithm, plaintexts, aads=aads, timeout=timeout))
+        row = ALGORITHMS.get(algorithm)
+        if row is None or row.kind is not Kind.AEAD or len(plaintexts) < 2:
+            return _all(self.encrypt_batch(key, algorithm, plaintexts, aads=aads, timeout=timeout))
+        given = [data if type(data) is bytes else bytes(data) for data in plaintexts]
+        sizes = list(map(len, given))
+        if aads is not None:
+            sizes = [size + len(aad) for size, aad in zip(sizes, aads, strict=True)]
+        sealed: list[Ciphertext] = []
+        for part in parts(sizes, min(self.max_frame, TOGETHER)):
+            together, associated = given[part], None if aads is None else aads[part]
+            done = self._large_encrypt_many(key, row, together, associated or (), timeout)
+            if done is None:
+                done = _all(self.encrypt_batch(key, algorithm, together, aads=associated, timeout=timeout))
+            sealed += done
+        return sealed
 
     def decrypt(
         self,

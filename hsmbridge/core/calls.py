@@ -5,7 +5,7 @@ each. Keys are named by the handle that `LoadCall` answered; a provider forgets 
 answers HANDLE_UNKNOWN, on which the engine loads the key again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -465,7 +465,56 @@ class RandomCall(_Call, frozen=True, array_like=True, tag="random"):
     length: int
 
 
-ProviderCall = (
+class EncryptInto(msgspec.Struct, frozen=True):
+    """As EncryptCall, for AEADs, with the ciphertext in memory of the caller. → Encrypted without a ciphertext.
+
+    Attributes:
+        target: writable, as long as the plaintext or longer, and perhaps where that lies; what is behind the
+            ciphertext may be overwritten.
+    """
+
+    handle: int
+    algorithm: str
+    nonce: bytes
+    plaintext: memoryview
+    aad: bytes
+    target: memoryview
+
+
+class EncryptManyInto(msgspec.Struct, frozen=True):
+    """As EncryptInto, for many messages: each is encrypted where it lies, and its tag put behind it. → None.
+
+    Attributes:
+        messages: each with as many bytes behind it as a tag has.
+        aads: one a message, or none at all.
+    """
+
+    handle: int
+    algorithm: str
+    nonces: Sequence[bytes]
+    messages: Sequence[memoryview]
+    aads: Sequence[bytes]
+
+
+class DecryptInto(msgspec.Struct, frozen=True):
+    """As DecryptCall, for AEADs, with the plaintext in memory of the caller. → int, its length.
+
+    Attributes:
+        ciphertext: which does not change meanwhile.
+        target: as long as the ciphertext, and perhaps where that lies. Nobody else sees it: there may be plaintext
+            in it before the tag is verified, and after a failure.
+    """
+
+    handle: int
+    algorithm: str
+    nonce: bytes
+    ciphertext: memoryview
+    aad: bytes
+    tag: bytes
+    target: memoryview
+
+
+TravellingCall = (
     DescribeCall
     | GenerateCall
     | ImportCall
@@ -500,6 +549,11 @@ ProviderCall = (
     | RandomCall
 )
 
+"""What can be asked of a provider in another process."""
+
+ProviderCall = TravellingCall | EncryptInto | EncryptManyInto | DecryptInto
+"""What can be asked of a provider in this one: it reads and writes memory of the caller too."""
+
 ProviderReply = (
     None
     | bytes
@@ -514,7 +568,7 @@ ProviderReply = (
     | StreamEnd
 )
 
-REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
+REPLIES: Mapping[type[TravellingCall], object] = MappingProxyType(
     {
         DescribeCall: Description,
         GenerateCall: MadeKey,
@@ -550,4 +604,4 @@ REPLIES: Mapping[type[ProviderCall], object] = MappingProxyType(
         RandomCall: bytes,
     }
 )
-"""What each call answers, as a type that a decoder takes."""
+"""What each call that travels answers, as a type that a decoder takes."""

@@ -1014,6 +1014,30 @@ class SharedEncryptReply(_Message, frozen=True, array_like=True):
     length: int
 
 
+class SharedEncryptManyRequest(_Message, frozen=True, array_like=True):
+    """Encrypt many messages with an AEAD, by one key and each where it lies: all, or the first failure is the answer.
+
+    Attributes:
+        memory: where they all are.
+        offsets, lengths: of each, counted from there. Its tag comes behind it: so much room must be left.
+        aads: one a message, or none at all.
+    """
+
+    key: CryptoResourceId
+    algorithm: str
+    memory: SharedRange
+    offsets: Some[int]
+    lengths: Some[int]
+    aads: Messages = ()
+
+
+class SharedEncryptManyReply(_Message, frozen=True, array_like=True):
+    """Every message is encrypted, by the same key version; the nonces in their order."""
+
+    version: int
+    nonces: list[bytes]
+
+
 class SharedDecryptRequest(_Message, frozen=True, array_like=True):
     """As DecryptRequest; the plaintext goes to `target` once its tag was verified."""
 

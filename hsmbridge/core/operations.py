@@ -362,6 +362,13 @@ _ROWS: tuple[Operation, ...] = (
         response=m.SharedDecryptReply,
         requires=_uses(P.DECRYPT),
     ),
+    Operation(
+        opcode=0x0095,
+        name="shared-encrypt-many",
+        request=m.SharedEncryptManyRequest,
+        response=m.SharedEncryptManyReply,
+        requires=_uses(P.ENCRYPT),
+    ),
 )
 
 OPERATIONS: Mapping[int, Operation] = MappingProxyType({row.opcode: row for row in _ROWS})

@@ -44,6 +44,8 @@ _log = structlog.get_logger(__name__)
 class HostLane:
     """Calls to one provider host. Everything but `submit` and `inline` happens on the loop."""
 
+    local = False
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

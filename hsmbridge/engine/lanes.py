@@ -31,6 +31,9 @@ ALONE_TIME = 0.002
 INLINE_MESSAGES = 4
 """So many messages of one call are signed inline by a fast algorithm."""
 
+ALONE_BYTES = 4 * 1024 * 1024
+"""So much data is encrypted or decrypted inline where nobody is held up by it: a millisecond."""
+
 ALONE_MESSAGES = 64
 """So many are where nobody is held up by it: a few milliseconds."""
 
@@ -54,6 +57,11 @@ _log = structlog.get_logger(__name__)
 
 class Lane(Protocol):
     """How calls reach one provider."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is in this process, so that EncryptInto and DecryptInto can be asked of it."""
+        ...
 
     def inline(self, call: calls.ProviderCall) -> bool:
         """Whether `perform` may be called right here."""
@@ -118,6 +126,8 @@ class _Worker:
 class UnavailableLane:
     """Stands for a provider that cannot be used now; every call fails with the reason."""
 
+    local = False
+
     def __init__(self, reason: HsmBridgeError) -> None:
         self.reason = reason
 
@@ -136,6 +146,8 @@ class UnavailableLane:
 
 class ThreadLane:
     """An in-process provider with worker threads of its own."""
+
+    local = True
 
     def __init__(
         self,
@@ -180,7 +192,7 @@ class ThreadLane:
         return (rule is not None and rule(call)) or self._holds_nobody_up(call)
 
     def _holds_nobody_up(self, call: calls.ProviderCall) -> bool:
-        """Whether it is a few milliseconds of signing at most, as far as is known, and nobody is there to wait."""
+        """Whether it is a few milliseconds of work at most, as far as is known, and nobody is there to wait."""
         if type(call) is calls.SignCall:
             return self._took.get((call.handle, call.algorithm), 1.0) < ALONE_TIME and self._alone()
         if type(call) is calls.SignManyCall:
@@ -190,6 +202,13 @@ class ThreadLane:
                 and sum(map(len, call.messages)) <= INLINE_BYTES
                 and self._alone()
             )
+        if type(call) is calls.EncryptInto:
+            return call.algorithm in _FAST_ENCRYPT and len(call.plaintext) <= ALONE_BYTES and self._alone()
+        if type(call) is calls.EncryptManyInto:
+            most = ALONE_BYTES if self._alone() else 0
+            return call.algorithm in _FAST_ENCRYPT and sum(map(len, call.messages)) <= most
+        if type(call) is calls.DecryptInto:
+            return call.algorithm in _FAST_DECRYPT and len(call.ciphertext) <= ALONE_BYTES and self._alone()
         return False
 
     def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
@@ -360,6 +379,12 @@ _SHORT: Mapping[type[calls.ProviderCall], _Rule] = MappingProxyType(
             _rule(calls.VerifyCall, lambda c: c.algorithm in _FAST_VERIFY and len(c.message) <= INLINE_BYTES),
             _rule(calls.EncryptCall, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
             _rule(calls.DecryptCall, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),
+            _rule(
+                calls.EncryptManyInto,
+                lambda c: c.algorithm in _FAST_ENCRYPT and sum(map(len, c.messages)) <= INLINE_BYTES,
+            ),
+            _rule(calls.EncryptInto, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
+            _rule(calls.DecryptInto, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),
             _rule(calls.DigestCall, lambda c: len(c.data) <= INLINE_BYTES),
             _rule(calls.StreamOpenCall, lambda c: True),
             _rule(calls.StreamUpdateCall, lambda c: len(c.data) <= INLINE_BYTES),

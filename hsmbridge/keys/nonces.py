@@ -51,6 +51,18 @@ class NonceSequence:
             return self._epoch + counter.to_bytes(4, "big")
         return secrets.token_bytes(size)
 
+    def take(self, count: int, size: int) -> list[bytes] | None:
+        """The next `count` nonces of `size` bytes, or None where not so many are left that are paid for."""
+        with self._lock:
+            first = self._counter
+            if count > self._paid - first:
+                return None
+            self._counter = first + count
+        if size == NONCE_SIZE:
+            epoch = self._epoch
+            return [epoch + counter.to_bytes(4, "big") for counter in range(first, first + count)]
+        return [secrets.token_bytes(size) for _ in range(count)]
+
     def pay(self, count: int) -> None:
         """`count` more may be taken."""
         with self._lock:
@@ -70,6 +82,11 @@ class ServiceNonces:
         """The next nonce, without I/O; None where `lease` must come first."""
         sequence = self._sequences.get(key_id)
         return None if sequence is None else sequence.next(size)
+
+    def take(self, key_id: KeyId, count: int, size: int) -> list[bytes] | None:
+        """The next `count` nonces, without I/O; None where `lease` must come first."""
+        sequence = self._sequences.get(key_id)
+        return None if sequence is None else sequence.take(count, size)
 
     def lease(self, key_id: KeyId) -> None:
         """Lease more encryptions from the store. Blocking.

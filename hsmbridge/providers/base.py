@@ -10,6 +10,7 @@ DecryptionFailed, and ProviderError (HANDLE_UNKNOWN) for a handle that it does n
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 from types import MappingProxyType
 from typing import TypeVar, cast
 
@@ -98,6 +99,42 @@ class Provider(ABC):
     def decrypt(self, handle: int, row: Algorithm, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         """Raises DecryptionFailed whatever is wrong with the data."""
         raise _lacks(f"decrypt {row.name}")
+
+    def encrypt_into(
+        self, handle: int, row: Algorithm, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview
+    ) -> calls.Encrypted:
+        """As `encrypt`, with the ciphertext in `target`, as EncryptInto says. For AEADs."""
+        made = self.encrypt(handle, row, nonce, bytes(plaintext), aad)
+        target[: len(made.ciphertext)] = made.ciphertext
+        return calls.Encrypted(made.nonce, b"", made.tag)
+
+    def encrypt_many_into(
+        self,
+        handle: int,
+        row: Algorithm,
+        nonces: Sequence[bytes],
+        messages: Sequence[memoryview],
+        aads: Sequence[bytes],
+    ) -> None:
+        """As `encrypt_into`, for each message, as EncryptManyInto says. For AEADs."""
+        for nonce, message, aad in zip(nonces, messages, aads or repeat(b"", len(messages)), strict=True):
+            made = self.encrypt(handle, row, nonce, bytes(message[: len(message) - row.tag_size]), aad)
+            message[:] = made.ciphertext + made.tag
+
+    def decrypt_into(
+        self,
+        handle: int,
+        row: Algorithm,
+        nonce: bytes,
+        ciphertext: memoryview,
+        aad: bytes,
+        tag: bytes,
+        target: memoryview,
+    ) -> int:
+        """As `decrypt`, with the plaintext in `target`, as DecryptInto says: its length. For AEADs."""
+        plaintext = self.decrypt(handle, row, nonce, bytes(ciphertext), aad, tag)
+        target[: len(plaintext)] = plaintext
+        return len(plaintext)
 
     def encapsulate(self, handle: int, row: Algorithm) -> calls.Encapsulated:
         """A fresh shared secret and its ciphertext."""
@@ -249,6 +286,20 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             _entry(
                 calls.DecryptCall,
                 lambda p, c: p.decrypt(c.handle, algorithm(c.algorithm), c.nonce, c.ciphertext, c.aad, c.tag),
+            ),
+            _entry(
+                calls.EncryptInto,
+                lambda p, c: p.encrypt_into(c.handle, algorithm(c.algorithm), c.nonce, c.plaintext, c.aad, c.target),
+            ),
+            _entry(
+                calls.EncryptManyInto,
+                lambda p, c: p.encrypt_many_into(c.handle, algorithm(c.algorithm), c.nonces, c.messages, c.aads),
+            ),
+            _entry(
+                calls.DecryptInto,
+                lambda p, c: p.decrypt_into(
+                    c.handle, algorithm(c.algorithm), c.nonce, c.ciphertext, c.aad, c.tag, c.target
+                ),
             ),
             _entry(calls.EncapsulateCall, lambda p, c: p.encapsulate(c.handle, algorithm(c.algorithm))),
             _entry(

@@ -43,7 +43,7 @@ class LogAudit:
         {"sign", "sign-many", "verify", "mac", "mac-verify", "encrypt", "decrypt", "encapsulate", "decapsulate",
          "digest", "random", "context-encrypt", "context-decrypt", "context-sign", "context-verify", "context-digest",
          "context-init", "context-update", "context-finalize", "context-read", "context-reset", "context-close",
-         "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-decrypt",
+         "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-encrypt-many", "shared-decrypt",
          "cert-load", "cert-show", "cert-list", "cert-verify", "trust-show", "trust-list", "crl-show", "crl-list",
          "ping", "resolve", "release", "status", "providers", "doctor", "slot-list", "slot-show"}
     )  # fmt: skip

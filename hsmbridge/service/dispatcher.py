@@ -118,9 +118,12 @@ class Dispatcher:
         done: Done,
         failure: HsmBridgeError | None,
     ) -> None:
-        """A key that its provider has forgotten is loaded on the long way; any other failure is audited and told."""
+        """What the long way may still do goes there; any other failure is audited and told.
+
+        It loads a key that its provider has forgotten, and tries older versions on what the active one cannot decrypt.
+        """
         operation = OPERATION_FOR[type(request)]
-        if failure is not None and failure.status is not Status.HANDLE_UNKNOWN:
+        if failure is not None and failure.status not in (Status.HANDLE_UNKNOWN, Status.DECRYPTION_FAILED):
             self._close_record(session, operation, request, (key,), 0, failure.status)
             done(None, failure)
         else:
@@ -357,6 +360,7 @@ class Dispatcher:
                 _entry(m.SharedDigestRequest, lambda s, r, k: shared.digest(s, r)),
                 _entry(m.SharedMacRequest, shared.mac),
                 _entry(m.SharedEncryptRequest, shared.encrypt),
+                _entry(m.SharedEncryptManyRequest, shared.encrypt_many),
                 _entry(m.SharedDecryptRequest, shared.decrypt),
                 _entry(m.CertImportRequest, lambda s, r, k: certificates.import_(s, r)),
                 _entry(m.CertLoadRequest, lambda s, r, k: certificates.load(s, r)),

@@ -5,6 +5,7 @@ digest or ciphertext of something in between. Everything else is copied first: m
 ciphertexts, whose plaintext is put into the target when the tag was verified and not before.
 """
 
+from itertools import repeat
 from typing import cast
 
 from hsmbridge.core import messages as m
@@ -43,6 +44,23 @@ class SharedUse:
         memory.put(request.target, reply.ciphertext)
         return m.SharedEncryptReply(reply.version, reply.nonce, reply.tag, len(reply.ciphertext))
 
+    def encrypt_many(
+        self, session: Session, request: m.SharedEncryptManyRequest, keys: Keys
+    ) -> Steps[m.SharedEncryptManyReply]:
+        row = algorithm(request.algorithm)
+        if row.kind is not Kind.AEAD:
+            raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} is not authenticated; encrypt one by one with it.")
+        messages = messages_in(_memory(session), request, row.tag_size)
+        sealed: list[m.EncryptReply] = []
+        for message, aad in zip(messages, request.aads or repeat(b"", len(messages)), strict=True):
+            plaintext = bytes(message[: len(message) - row.tag_size])
+            one = m.EncryptRequest(request.key, request.algorithm, plaintext, aad)
+            sealed.append((yield from self._use.encrypt(one, keys)))
+        # Only now, so that where one fails all messages are as they were.
+        for message, made in zip(messages, sealed, strict=True):
+            message[:] = made.ciphertext + made.tag
+        return m.SharedEncryptManyReply(keys[0].version, [made.nonce for made in sealed])
+
     def decrypt(self, session: Session, request: m.SharedDecryptRequest, keys: Keys) -> Steps[m.SharedDecryptReply]:
         memory = _memory(session)
         memory.view(request.target)
@@ -60,6 +78,22 @@ class SharedUse:
         )
         memory.put(request.target, reply.plaintext)
         return m.SharedDecryptReply(reply.version, len(reply.plaintext))
+
+
+def messages_in(memory: SharedMemory, request: m.SharedEncryptManyRequest, tag_size: int) -> list[memoryview]:
+    """Each message with the room for its tag. Raises RequestError (INVALID_ARGUMENT) where one is not all inside."""
+    whole = memory.view(request.memory)
+    offsets, lengths, aads = request.offsets, request.lengths, request.aads
+    if len(offsets) != len(lengths) or len(aads) not in (0, len(lengths)):
+        raise RequestError(
+            Status.INVALID_ARGUMENT, "Every message has an offset and a length, and all have aad or none."
+        )
+    found = [whole[start : start + length + tag_size] for start, length in zip(offsets, lengths, strict=True)]
+    # A slice that reaches past the end is shorter, and a negative number is not taken from the end.
+    inside = all(len(one) == length + tag_size for one, length in zip(found, lengths, strict=True))
+    if not inside or min(offsets, default=0) < 0 or min(lengths, default=0) < 0:
+        raise RequestError(Status.INVALID_ARGUMENT, "A message with its tag is not inside the range that was named.")
+    return found
 
 
 def _memory(session: Session) -> SharedMemory:

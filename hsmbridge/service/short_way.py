@@ -16,8 +16,11 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import ALGORITHMS, KeyOperation, Kind
 from hsmbridge.core.calls import (
     DecryptCall,
+    DecryptInto,
     EncryptCall,
     Encrypted,
+    EncryptInto,
+    EncryptManyInto,
     ProviderCall,
     ProviderReply,
     SignCall,
@@ -29,14 +32,15 @@ from hsmbridge.core.key_types import Maturity
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.engine.handles import Handles
-from hsmbridge.engine.lanes import INLINE_BYTES
 from hsmbridge.engine.runner import Lanes, Runner
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.keys.nonces import ServiceNonces
 from hsmbridge.service.audit import AuditSink
 from hsmbridge.service.catalogue import ProviderCatalogue
 from hsmbridge.service.key_access import KeyAccess
+from hsmbridge.service.private_memory import PrivateMemory
 from hsmbridge.service.session import Plan, Session
+from hsmbridge.service.shared_use import messages_in
 
 _R = TypeVar("_R")
 Done = Callable[[msgspec.Struct | None, HsmBridgeError | None], None]
@@ -88,6 +92,7 @@ class ShortWay:
         self._handles = handles
         self._lanes = lanes
         self._nonces = nonces
+        self._private = PrivateMemory()
         # What is audited one by one is left to the long way, which does that.
         self._answers: dict[type[msgspec.Struct], _Answer] = dict(
             answer
@@ -98,6 +103,7 @@ class ShortWay:
                 ("encrypt", _entry(m.EncryptRequest, self._encrypt)),
                 ("decrypt", _entry(m.DecryptRequest, self._decrypt)),
                 ("shared-encrypt", _entry(m.SharedEncryptRequest, self._shared_encrypt)),
+                ("shared-encrypt-many", _entry(m.SharedEncryptManyRequest, self._shared_encrypt_many)),
                 ("shared-decrypt", _entry(m.SharedDecryptRequest, self._shared_decrypt)),
             )
             if not audit.wants(name, Status.OK)
@@ -201,8 +207,9 @@ class ShortWay:
         if r.nonce or key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE or memory is None:
             raise _NotPlain
         # Read in place, as `hsmbridge.service.shared_use` says; a bad range is refused on the long way.
-        plaintext, target = cast(bytes, memory.view(r.source)), r.target
-        if len(memory.view(target)) < len(plaintext):
+        plaintext, target = memory.view(r.source), memory.view(r.target)
+        length = len(plaintext)
+        if len(target) < length:
             raise _NotPlain
         nonce = self._nonces.next(key.key_id, plan.row.nonce_size)
         if nonce is None:
@@ -211,27 +218,66 @@ class ShortWay:
 
         def reply(made: ProviderReply) -> m.SharedEncryptReply:
             encrypted = cast(Encrypted, made)
-            memory.put(target, encrypted.ciphertext)
-            return m.SharedEncryptReply(version, encrypted.nonce, encrypted.tag, len(encrypted.ciphertext))
+            if encrypted.ciphertext:
+                target[:length] = encrypted.ciphertext
+            return m.SharedEncryptReply(version, encrypted.nonce, encrypted.tag, length)
 
-        call = EncryptCall(plan.handle, r.algorithm, nonce, plaintext, r.aad)
+        call = (
+            EncryptInto(plan.handle, r.algorithm, nonce, plaintext, r.aad, target)
+            if plan.lane.local
+            else EncryptCall(plan.handle, r.algorithm, nonce, cast(bytes, plaintext), r.aad)
+        )
         return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
 
-    def _shared_decrypt(self, session: Session, r: m.SharedDecryptRequest) -> m.SharedDecryptReply:
+    def _shared_encrypt_many(
+        self, session: Session, r: m.SharedEncryptManyRequest
+    ) -> m.SharedEncryptManyReply | Prepared:
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        if plan is None or not self._holds(plan, r.key):
+            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        key, memory = plan.key, session.memory
+        if key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE or memory is None:
+            raise _NotPlain
+        if not plan.lane.local:
+            raise _NotPlain
+        messages = messages_in(memory, r, plan.row.tag_size)
+        nonces = self._nonces.take(key.key_id, len(messages), plan.row.nonce_size)
+        if nonces is None:
+            raise _NotPlain
+        call = EncryptManyInto(plan.handle, r.algorithm, nonces, messages, r.aads)
+        reply = m.SharedEncryptManyReply(plan.version, nonces)
+        if plan.lane.inline(call):
+            plan.lane.perform(call)
+            return reply
+        return Prepared(plan, call, lambda _: reply)
+
+    def _shared_decrypt(self, session: Session, r: m.SharedDecryptRequest) -> m.SharedDecryptReply | Prepared:
         memory = session.memory
-        if r.version or memory is None or len(memory.view(r.target)) < r.source.length:
+        if r.version or memory is None:
+            raise _NotPlain
+        source, target = memory.view(r.source), memory.view(r.target)
+        length = len(source)
+        if len(target) < length:
             raise _NotPlain
         plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
-        if r.source.length > INLINE_BYTES:  # it would be copied in vain
+        if not plan.lane.local:
             raise _NotPlain
-        call = DecryptCall(plan.handle, r.algorithm, r.nonce, memory.copy(r.source), r.aad, r.tag)
-        if not plan.lane.inline(call):
-            raise _NotPlain
-        plaintext = cast(bytes, plan.lane.perform(call))
-        memory.put(r.target, plaintext)
-        return m.SharedDecryptReply(plan.version, len(plaintext))
+        # What is decrypted must be what was verified, and no plaintext is seen before that.
+        private = self._private.take(length)
+        inside = private[:length]
+        inside[:] = source
+        version = plan.version
+
+        def reply(made: ProviderReply) -> m.SharedDecryptReply:
+            written = cast(int, made)
+            target[:written] = inside[:written]
+            self._private.give_back(private)
+            return m.SharedDecryptReply(version, written)
+
+        call = DecryptInto(plan.handle, r.algorithm, r.nonce, inside, r.aad, r.tag, inside)
+        return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
 
     def _holds(self, plan: Plan, resource: CryptoResourceId) -> bool:
         """Whether all that the plan was made from is as it was."""

@@ -6,7 +6,7 @@ INVALID_ARGUMENT for a field of a wrong type or value, and whatever a struct's o
 by the frame: a length that goes past its end is refused before anything is allocated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final, Generic, Never, TypeVar, cast
 
@@ -207,8 +207,8 @@ def _batchable(row: Operation) -> Operation:
 # Calls to provider hosts
 
 # msgspec takes a union type; the checker's stubs know no name for one.
-_call_decoder: Final = cast("Decoder[calls.ProviderCall]", Decoder(cast(Any, calls.ProviderCall)))
-_CALL_REPLY_DECODERS: Final = {
+_call_decoder: Final = cast("Decoder[calls.TravellingCall]", Decoder(cast(Any, calls.TravellingCall)))
+_CALL_REPLY_DECODERS: Final[Mapping[type[calls.ProviderCall], "Decoder[calls.ProviderReply]"]] = {
     call: cast("Decoder[calls.ProviderReply]", Decoder(cast(Any, reply))) for call, reply in calls.REPLIES.items()
 }
 

@@ -155,6 +155,41 @@ def test_data_is_used_where_it_lies(stack: CryptoStack) -> None:
         stack.digest_in_place("SHA-256", part, 1)
 
 
+@pytest.mark.parametrize("provider", ["software", "softhsm"])
+def test_many_messages_go_together(stack: CryptoStack, provider: str) -> None:
+    name = slot(stack, "AES-256", P.ENCRYPT | P.DECRYPT, provider)
+    texts = [os.urandom(size) for size in (0, 1, 1000, 70_000)] + [b"x" * size for size in range(30)]
+    aads = [bytes([number]) for number in range(len(texts))]
+    for associated in (aads, None):
+        sealed = stack.encrypt_many(name, GCM, texts, aads=associated)
+        assert stack.decrypt_many(name, GCM, sealed, aads=associated) == texts
+        assert len({one.nonce for one in sealed}) == len(texts)
+    with stack.allocate(200) as part:
+        part.view[:3], part.view[100:105] = b"one", b"three"
+        made = stack.encrypt_many_in_place(name, GCM, part, [(0, 3), (100, 5)], aads=[b"a", b"b"])
+        for (start, end), aad, nonce, text in zip(
+            ((0, 3), (100, 105)), (b"a", b"b"), made.nonces, (b"one", b"three"), strict=True
+        ):
+            tag = bytes(part.view[end : end + 16])
+            assert stack.decrypt(name, GCM, bytes(part.view[start:end]), aad=aad, nonce=nonce, tag=tag) == text
+    shared = buffers_of(stack)
+    assert shared.allocator.available == shared.allocator.size
+
+
+def test_what_an_older_version_encrypted_is_decrypted_in_place(stack: CryptoStack) -> None:
+    name = slot(stack, "AES-256", P.ENCRYPT | P.DECRYPT | P.GENERATE)
+    with stack.allocate(len(LARGE)) as part, stack.allocate(len(LARGE)) as other:
+        part.view[:] = other.view[:] = LARGE
+        older = stack.encrypt_in_place(name, GCM, part, len(LARGE))
+        stack.rotate(name)
+        newer = stack.encrypt_in_place(name, GCM, other, len(LARGE))
+        assert (older.version, newer.version) == (1, 2)
+        for where, made in ((other, newer), (part, older)):
+            opened = stack.decrypt_in_place(name, GCM, where, len(LARGE), nonce=made.nonce, tag=made.tag)
+            assert opened.version == made.version
+            assert where.view == LARGE
+
+
 def test_what_a_client_says_of_the_memory_is_not_believed(stack: CryptoStack) -> None:
     name = slot(stack, "AES-256", P.ENCRYPT | P.DECRYPT)
     size = used_buffers(stack, name).allocator.size

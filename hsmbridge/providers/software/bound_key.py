@@ -3,7 +3,7 @@
 The classes of `schemes` are of this type. What a scheme does not do is refused here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.calls import Encapsulated, Encrypted
@@ -35,6 +35,18 @@ class BoundKey:
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         raise self._cannot("decrypt")
+
+    def encrypt_into(self, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview) -> Encrypted:
+        """As `encrypt`, with the ciphertext in `target`."""
+        raise self._cannot("encrypt in place")
+
+    def encrypt_many_into(self, nonces: Sequence[bytes], messages: Sequence[memoryview], aads: Iterable[bytes]) -> None:
+        """Encrypt each message where it lies; in its last bytes is room for the tag."""
+        raise self._cannot("encrypt in place")
+
+    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
+        """As `decrypt`, with the plaintext in `target`, which is nobody else's: its length."""
+        raise self._cannot("decrypt in place")
 
     def wrap(self, value: bytes, iv: bytes, aad: bytes) -> bytes:
         """Encrypt the value of a key."""

@@ -4,12 +4,19 @@ Whatever is wrong with data to be decrypted raises the same DecryptionFailed. AE
 own, so that nothing of a forged message is seen.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
+from cryptography.hazmat.primitives.ciphers import (
+    AEADDecryptionContext,
+    AEADEncryptionContext,
+    Cipher,
+    CipherContext,
+    modes,
+)
 from cryptography.hazmat.primitives.ciphers import aead as aeads
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.padding import PKCS7
@@ -52,6 +59,10 @@ def refuse_aad(row: Algorithm, aad: bytes) -> None:
 class _AeadObject(Protocol):
     def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes: ...
 
+    def encrypt_into(
+        self, nonce: bytes, data: memoryview, associated_data: bytes | None, buf: memoryview, /
+    ) -> int: ...
+
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes: ...
 
 
@@ -80,6 +91,38 @@ class _Aead(BoundKey):
         sealed = self._cipher.encrypt(nonce, plaintext, aad)
         end = len(sealed) - self._tag_size
         return Encrypted(nonce, sealed[:end], sealed[end:])
+
+    def encrypt_into(self, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview) -> Encrypted:
+        length = len(plaintext)
+        end = length + self._tag_size
+        if len(target) < end:
+            return self._encrypt_beside(nonce, plaintext, aad, target)
+        check_nonce(self._row, nonce)
+        if length > self._most:
+            raise _too_large(self._row, self._most)
+        # The library puts the tag behind the ciphertext.
+        self._cipher.encrypt_into(nonce, plaintext, aad, target[:end])
+        return Encrypted(nonce, b"", bytes(target[length:end]))
+
+    def _encrypt_beside(self, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview) -> Encrypted:
+        """Into a target without room for the tag."""
+        made = self.encrypt(nonce, bytes(plaintext), aad)
+        target[: len(made.ciphertext)] = made.ciphertext
+        return Encrypted(nonce, b"", made.tag)
+
+    def encrypt_many_into(self, nonces: Sequence[bytes], messages: Sequence[memoryview], aads: Iterable[bytes]) -> None:
+        for nonce in nonces:
+            check_nonce(self._row, nonce)
+        if max(map(len, messages), default=0) - self._tag_size > self._most:
+            raise _too_large(self._row, self._most)
+        encrypt_into, without_tag = self._cipher.encrypt_into, slice(-self._tag_size)
+        for nonce, message, aad in zip(nonces, messages, aads, strict=True):
+            encrypt_into(nonce, message[without_tag], aad, message)
+
+    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
+        plaintext = self.decrypt(nonce, bytes(ciphertext), aad, tag)
+        target[: len(plaintext)] = plaintext
+        return len(plaintext)
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         check_nonce(self._row, nonce)
@@ -112,24 +155,44 @@ class Gcm(_Aead):
     def encrypt(self, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
         if len(plaintext) < self._large:
             return super().encrypt(nonce, plaintext, aad)
-        check_nonce(self._row, nonce)
-        context = Cipher(self._aes, modes.GCM(nonce)).encryptor()
-        context.authenticate_additional_data(aad)
+        context = self._encryptor(nonce, aad)
         ciphertext = _run(context, plaintext)
         return Encrypted(nonce, ciphertext, context.tag)
+
+    def _encrypt_beside(self, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview) -> Encrypted:
+        context = self._encryptor(nonce, aad)
+        _run_into(context, plaintext, target)
+        return Encrypted(nonce, b"", context.tag)
+
+    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
+        context = self._decryptor(nonce, aad, tag)
+        try:
+            return _run_into(context, ciphertext, target)
+        except InvalidTag:
+            raise failed() from None
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         if len(ciphertext) < self._large:
             return super().decrypt(nonce, ciphertext, aad, tag)
+        context = self._decryptor(nonce, aad, tag)
+        try:
+            return _run(context, ciphertext)
+        except InvalidTag:
+            raise failed() from None
+
+    def _encryptor(self, nonce: bytes, aad: bytes) -> AEADEncryptionContext:
+        check_nonce(self._row, nonce)
+        context = Cipher(self._aes, modes.GCM(nonce)).encryptor()
+        context.authenticate_additional_data(aad)
+        return context
+
+    def _decryptor(self, nonce: bytes, aad: bytes, tag: bytes) -> AEADDecryptionContext:
         check_nonce(self._row, nonce)
         if len(tag) != self._tag_size:
             raise failed()
         context = Cipher(self._aes, modes.GCM(nonce, tag)).decryptor()
         context.authenticate_additional_data(aad)
-        try:
-            return _run(context, ciphertext)
-        except InvalidTag:
-            raise failed() from None
+        return context
 
 
 class Ccm(_Aead):
@@ -195,6 +258,12 @@ def _run(context: CipherContext, data: bytes) -> bytes:
     done = context.update(data)
     rest = context.finalize()
     return done + rest if rest else done
+
+
+def _run_into(context: CipherContext, data: memoryview, target: memoryview) -> int:
+    done = context.update_into(data, target)
+    context.finalize()  # of GCM, which has nothing left to give
+    return done
 
 
 class Cbc(_AesMode):

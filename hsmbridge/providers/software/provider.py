@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from itertools import repeat
 
 import cryptography
 from cryptography.hazmat.backends.openssl.backend import backend
@@ -103,6 +104,33 @@ class SoftwareProvider(SealedKeysProvider[KeyMaterial, BoundKey]):
 
     def decrypt(self, handle: int, row: Algorithm, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         return self._bound(handle, row).decrypt(nonce, ciphertext, aad, tag)
+
+    def encrypt_into(
+        self, handle: int, row: Algorithm, nonce: bytes, plaintext: memoryview, aad: bytes, target: memoryview
+    ) -> calls.Encrypted:
+        return self._bound(handle, row).encrypt_into(nonce, plaintext, aad, target)
+
+    def encrypt_many_into(
+        self,
+        handle: int,
+        row: Algorithm,
+        nonces: Sequence[bytes],
+        messages: Sequence[memoryview],
+        aads: Sequence[bytes],
+    ) -> None:
+        self._bound(handle, row).encrypt_many_into(nonces, messages, aads or repeat(b"", len(messages)))
+
+    def decrypt_into(
+        self,
+        handle: int,
+        row: Algorithm,
+        nonce: bytes,
+        ciphertext: memoryview,
+        aad: bytes,
+        tag: bytes,
+        target: memoryview,
+    ) -> int:
+        return self._bound(handle, row).decrypt_into(nonce, ciphertext, aad, tag, target)
 
     def encapsulate(self, handle: int, row: Algorithm) -> calls.Encapsulated:
         return self._bound(handle, row).encapsulate()

@@ -128,3 +128,30 @@ def test_a_call_that_gives_up_waiting_abandons_its_part(daemon: EchoDaemon, stac
         stack.mac("web", "HMAC-SHA256", LARGE, timeout=0.01)
     assert refusal.value.status is Status.OPERATION_TIMED_OUT
     assert buffers.allocator.available <= buffers.allocator.size - len(LARGE)
+
+
+def test_many_messages_are_named_together_and_not_sent(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers = share(stack)
+
+    def encrypt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        assert isinstance(request, m.SharedEncryptManyRequest)
+        assert request.lengths == (3, 0, 5)
+        assert [b - a for a, b in zip(request.offsets, request.offsets[1:], strict=False)] == [19, 16]
+        return m.SharedEncryptManyReply(3, [b"1" * 12, b"2" * 12, b"3" * 12])
+
+    daemon.answers[m.SharedEncryptManyRequest] = encrypt
+    sealed = stack.encrypt_many("web", GCM, [b"one", b"", bytearray(b"three")])
+    assert [(one.version, one.nonce[:1], len(one.ciphertext), len(one.tag)) for one in sealed] == [
+        (3, b"1", 3, 16),
+        (3, b"2", 0, 16),
+        (3, b"3", 5, 16),
+    ]
+    assert buffers.allocator.available == buffers.allocator.size
+
+
+def test_a_daemon_that_does_not_know_many_messages_in_memory_is_asked_as_before(
+    daemon: EchoDaemon, stack: CryptoStack
+) -> None:
+    share(stack)
+    daemon.answers[m.SharedEncryptManyRequest] = raising(Status.UNKNOWN_OPERATION, WireError)
+    assert [one.ciphertext for one in stack.encrypt_many("web", GCM, [b"one", b"two"])] == [b"eno", b"owt"]

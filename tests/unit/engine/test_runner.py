@@ -17,6 +17,8 @@ CALL = DigestCall("SHA-256", b"")
 class InlineLane:
     """Answers every call at once with its algorithm's name."""
 
+    local = True
+
     def inline(self, call: ProviderCall) -> bool:
         return True
 
@@ -33,6 +35,8 @@ class InlineLane:
 
 class HeldLane:
     """Keeps every ticket until the test answers it."""
+
+    local = False
 
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []

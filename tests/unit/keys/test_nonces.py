@@ -45,6 +45,20 @@ def test_nonces_are_an_epoch_and_a_counter_across_leases(store: Store, key_id: K
     assert [int.from_bytes(nonce[8:], "big") for nonce in taken] == list(range(3000))
 
 
+def test_many_nonces_at_once_are_the_next_ones_or_none_at_all(store: Store, key_id: KeyId) -> None:
+    service = ServiceNonces(store)
+    assert service.take(key_id, 1, 12) is None
+    first = take(service, key_id, 1)
+    many = service.take(key_id, 500, 12)
+    assert many is not None
+    assert [int.from_bytes(nonce[8:], "big") for nonce in first + many] == list(range(501))
+    assert service.take(key_id, 1024, 12) is None, "more than are paid for"
+    assert take(service, key_id, 1)[0] == first[0][:8] + (501).to_bytes(4, "big"), "and none of them was spent"
+    vectors = service.take(key_id, 3, 16)
+    assert vectors is not None
+    assert len({*vectors}) == 3 == sum(len(vector) == 16 for vector in vectors)
+
+
 def test_each_key_version_process_and_restart_has_an_epoch_of_its_own(tmp_path: Path, key_id: KeyId) -> None:
     first, second = open_at(tmp_path), open_at(tmp_path)
     epochs = set()

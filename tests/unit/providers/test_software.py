@@ -272,6 +272,37 @@ def test_gcm_is_the_same_on_both_sides_of_its_large_message_path(provider: Softw
 
 
 @pytest.mark.parametrize(
+    ("name", "key_type_name"),
+    [("AES-256-GCM", "AES-256"), ("AES-256-CCM", "AES-256"), ("ChaCha20-Poly1305", "ChaCha20")],
+)
+@pytest.mark.parametrize("size", [0, 1, 1000, 200_000])
+def test_in_memory_of_the_caller_an_aead_is_the_same(
+    provider: SoftwareProvider, name: str, key_type_name: str, size: int
+) -> None:
+    row, handle = algorithm(name), generate(provider, key_type_name)
+    nonce, aad, plaintext = bytes(12), b"aad", bytes(range(250)) * (size // 250) + b"!" * (size % 250)
+    sealed = provider.encrypt(handle, row, nonce, plaintext, aad)
+    for room in (0, row.tag_size, 100):
+        memory = memoryview(bytearray(plaintext + bytes(room)))
+        made = provider.encrypt_into(handle, row, nonce, memory[:size], aad, memory)
+        assert (made.nonce, made.ciphertext, made.tag) == (nonce, b"", sealed.tag)
+        assert memory[:size] == sealed.ciphertext
+        assert memory[size + row.tag_size :] == bytes(max(0, room - row.tag_size)), "what is behind the tag is left"
+        memory[:size] = sealed.ciphertext
+        assert provider.decrypt_into(handle, row, nonce, memory[:size], aad, sealed.tag, memory[:size]) == size
+        assert memory[:size] == plaintext
+    memory = memoryview(bytearray(sealed.ciphertext))
+    forged = partial(provider.decrypt_into, handle, row, nonce, memory[:size], aad, bytes(row.tag_size), memory[:size])
+    assert status_of(forged) is Status.DECRYPTION_FAILED
+    both = memoryview(bytearray(2 * (plaintext + bytes(row.tag_size))))
+    half = len(both) // 2
+    provider.encrypt_many_into(handle, row, (nonce, b"2" * 12), (both[:half], both[half:]), (aad, b""))
+    assert both[:half] == sealed.ciphertext + sealed.tag
+    second = provider.encrypt(handle, row, b"2" * 12, plaintext, b"")
+    assert both[half:] == second.ciphertext + second.tag
+
+
+@pytest.mark.parametrize(
     "kdf",
     [
         Hkdf(algorithm="PBKDF2-HMAC-SHA256"),

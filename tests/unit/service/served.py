@@ -92,6 +92,8 @@ class _AtOnce:
 class _InlineLane:
     """A provider in this thread; what reaches it is written down, and a planned failure takes its place."""
 
+    local = True
+
     def __init__(self, service: "Served", name: str) -> None:
         self._service = service
         self._name = name

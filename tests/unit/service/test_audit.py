@@ -15,7 +15,7 @@ USES = frozenset(
         "random", "context-encrypt", "context-decrypt", "context-sign", "context-verify", "context-digest",
         "context-init", "context-update", "context-finalize", "context-read", "context-reset", "context-close",
         "cert-load", "cert-show", "cert-list", "cert-verify", "trust-show", "trust-list", "crl-show", "crl-list",
-        "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-decrypt",
+        "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-encrypt-many", "shared-decrypt",
     }
 )  # fmt: skip
 CHANGES = frozenset(

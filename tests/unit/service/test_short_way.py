@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -86,6 +87,11 @@ def _shared_encryption(service: Quiet, key: CryptoResourceId, principal: str) ->
     )
 
 
+def _shared_encryptions(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
+    memory = _memory(service, principal)
+    return m.SharedEncryptManyRequest(key, GCM, m.SharedRange(memory.buffer, 0, 400), (0, 200), (100, 184))
+
+
 def _shared_decryption(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
     memory = _memory(service, principal)
     made = service.ask(m.EncryptRequest(key, GCM, b"plaintext"), m.EncryptReply, principal)
@@ -108,6 +114,7 @@ USES = (
     ),
     Use("mac", "HMAC-SHA256", MAC, lambda s, k, p: m.MacRequest(k, "HMAC-SHA256", b"message"), m.MacReply),
     Use("shared-encrypt", "AES-256", SECRET, _shared_encryption, m.SharedEncryptReply),
+    Use("shared-encrypt-many", "AES-256", SECRET, _shared_encryptions, m.SharedEncryptManyReply),
     Use("shared-decrypt", "AES-256", SECRET, _shared_decryption, m.SharedDecryptReply),
     Use("encrypt", "AES-256", SECRET, lambda s, k, p: m.EncryptRequest(k, GCM, b"plaintext"), m.EncryptReply),
     Use("decrypt", "AES-256", SECRET, _decryption, m.DecryptReply),
@@ -355,3 +362,83 @@ def test_a_bad_range_of_shared_memory_is_refused_both_ways_and_spends_no_call(se
         assert refused(service, encryption) is Status.INVALID_ARGUMENT
     decryption = m.SharedDecryptRequest(key, GCM, bad, good, b"", bytes(12), bytes(16))
     assert refused(service, decryption) is Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("offsets", "lengths", "aads"),
+    [
+        ((0,), (385,), ()),  # no room for its tag
+        ((0,), (401,), ()),
+        ((401,), (0,), ()),
+        ((-20,), (4,), ()),
+        ((100,), (-16,), ()),
+        ((2**63,), (2**64 - 2**63,), ()),
+        ((0, 100), (10,), ()),
+        ((0, 100), (10, 10), (b"one",)),
+        ((0, 100, 399), (10, 10, 10), ()),
+    ],
+)
+def test_messages_that_are_not_inside_are_refused_both_ways_and_none_is_encrypted(
+    service: Quiet, offsets: tuple[int, ...], lengths: tuple[int, ...], aads: tuple[bytes, ...]
+) -> None:
+    service.slot("web", "AES-256", SECRET, "plain")
+    key, memory = service.id("web"), _memory(service, ALICE)
+    service.ask(_shared_encryptions(service, key, ALICE), m.SharedEncryptManyReply)
+    before = memory.copy(m.SharedRange(memory.buffer, 0, 4096))
+    request = m.SharedEncryptManyRequest(key, GCM, m.SharedRange(memory.buffer, 0, 400), offsets, lengths, aads)
+    assert refused(service, request) is Status.INVALID_ARGUMENT
+    assert memory.copy(m.SharedRange(memory.buffer, 0, 4096)) == before
+
+
+def test_many_messages_are_encrypted_in_both_ways_alike(service: Quiet) -> None:
+    service.slot("web", "AES-256", SECRET, "plain")
+    key, memory = service.id("web"), _memory(service, ALICE)
+    texts, aads, nonces = (b"one", b"", b"three" * 30), (b"a", b"b", b"c"), set()
+    offsets, lengths = (0, 100, 200), tuple(map(len, texts))
+    request = m.SharedEncryptManyRequest(key, GCM, m.SharedRange(memory.buffer, 50, 500), offsets, lengths, aads)
+    for at_once in (False, True):
+        for offset, text in zip(offsets, texts, strict=True):
+            memory.put(m.SharedRange(memory.buffer, 50 + offset, len(text)), text)
+        reply = service.at_once(request) if at_once else service.ask(request, m.SharedEncryptManyReply)
+        assert isinstance(reply, m.SharedEncryptManyReply)
+        nonces |= {*reply.nonces}
+        for offset, text, aad, nonce in zip(offsets, texts, aads, reply.nonces, strict=True):
+            sealed = memory.copy(m.SharedRange(memory.buffer, 50 + offset, len(text) + 16))
+            opened = m.DecryptRequest(key, GCM, sealed[:-16], aad, nonce, sealed[-16:])
+            assert service.ask(opened, m.DecryptReply).plaintext == text
+    assert len(nonces) == 6
+
+
+def test_what_is_decrypted_in_place_is_what_was_verified(service: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    assert isinstance(request, m.SharedDecryptRequest)
+    memory = _memory(service, ALICE)
+    as_ever = SoftwareProvider.decrypt_into
+    target = memory.view(request.target)
+    seen: list[bytes] = []
+
+    def meddled(provider: SoftwareProvider, *arguments: Any) -> int:
+        memory.put(request.source, b"\xee" * request.source.length)
+        target[:] = b"\xee" * len(target)
+        written = as_ever(provider, *arguments)
+        seen.append(bytes(target))
+        return written
+
+    monkeypatch.setattr(SoftwareProvider, "decrypt_into", meddled)
+    reply = service.at_once(request)
+    assert isinstance(reply, m.SharedDecryptReply)
+    assert seen == [b"\xee" * len(target)], "the plaintext is nowhere before the tag is verified"
+    assert memory.copy(request.target)[: reply.length] == b"plaintext"
+
+
+def test_nothing_of_a_forgery_is_seen_on_the_short_way(service: Quiet) -> None:
+    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    assert isinstance(request, m.SharedDecryptRequest)
+    memory = _memory(service, ALICE)
+    memory.put(request.target, b"untouched " * 10)
+    forged = msgspec.structs.replace(request, tag=bytes(16))
+    assert service.at_once(forged) is None
+    with pytest.raises(HsmBridgeError) as refusal:
+        service.ask(forged, m.SharedDecryptReply)
+    assert refusal.value.status is Status.DECRYPTION_FAILED
+    assert memory.copy(request.target) == b"untouched " * 10

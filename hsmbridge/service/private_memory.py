@@ -1,0 +1,33 @@
+"""Memory of the daemon alone in which messages are decrypted that lie in memory shared with a client.
+
+It is used again and again: fresh pages for every message would cost more than the decryption. Clients never see it;
+what a message left there lies there until the next one overwrites it, as in any memory that was given back.
+"""
+
+from typing import Final
+
+KEPT: Final = 2
+"""Buffers that are kept: decryptions at once are few."""
+
+KEPT_BYTES: Final = 4 * 1024 * 1024
+"""Larger ones are made anew each time."""
+
+
+class PrivateMemory:
+    """Gives out buffers. May be used from any thread: list operations are atomic."""
+
+    def __init__(self) -> None:
+        self._kept: list[memoryview] = []
+
+    def take(self, length: int) -> memoryview:
+        """At least `length` bytes with anything in them, for the caller alone."""
+        try:
+            buffer = self._kept.pop()
+        except IndexError:
+            return memoryview(bytearray(length))
+        return buffer if len(buffer) >= length else memoryview(bytearray(length))
+
+    def give_back(self, buffer: memoryview) -> None:
+        """The caller needs it no more. One that never comes back, because its call hangs, is no loss."""
+        if len(buffer) <= KEPT_BYTES and len(self._kept) < KEPT:
+            self._kept.append(buffer)
