@@ -13,6 +13,7 @@ from est.cli.options import FILE, Json, json_option, places_of, show, socket_opt
 from est.service.configuration import read_service_file
 from est.service.control import ControlSocket, ask
 from est.service.generations import Generations
+from est.service.notify import notify
 from est.service.running import RenewalService
 from est.service.schedule import Life, renew_at
 
@@ -25,12 +26,18 @@ def service(file: Path, socket: Path | None) -> None:
     told = read_service_file(file)
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda _number, _frame: stop.set())
+        signal.signal(one, lambda _number, _frame: _end(stop))
     running = RenewalService(told.kept, places_of(socket))
     control = ControlSocket(told.control, running, told.allow) if told.control else nullcontext()
     with control:
         click.echo(f"Keeping {len(told.kept)} certificate(s) alive.")
+        notify("READY=1")
         running.run(stop, told.metrics)
+
+
+def _end(stop: threading.Event) -> None:
+    notify("STOPPING=1")
+    stop.set()
 
 
 @click.command()

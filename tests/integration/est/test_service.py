@@ -128,6 +128,23 @@ def test_the_control_socket_tells_renews_and_hands_out_the_chain(folder: Path) -
     est_here("control", folder / "control", "status", expect=_exit(Status.CONNECTION_LOST))
 
 
+def test_a_service_manager_is_told_when_it_is_ready_and_when_it_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(Profile(lifetime=3600))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, site.serving() as listener:
+        manager.bind(str(folder / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
+        with service(configure(folder, site, listener, ("a",))) as running:
+            assert manager.recv(100) == b"READY=1"
+            # Ready is who answers.
+            ask(folder / "control", "status")
+            running.send_signal(signal.SIGTERM)
+            assert manager.recv(100) == b"STOPPING=1"
+            assert running.wait(20) == 0
+
+
 def test_a_failed_renewal_is_told_by_the_control_socket(folder: Path) -> None:
     site = make_site(Profile(lifetime=3600))
     with site.serving() as listener:
