@@ -187,7 +187,14 @@ class ProviderSection(_Section, frozen=True, kw_only=True):
             " SoftHSM does, needs no more than half of the processors; one over a network takes many.",
         ),
     ] = 4
-    sessions: Annotated[int, Meta(ge=1, le=100, description="The most sessions that a token is asked for.")] = 8
+    sessions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="Sessions on a token that calls share; each connection with ephemeral keys takes one more.",
+        ),
+    ] = 8
     module_arguments: Annotated[
         str,
         Meta(

@@ -309,14 +309,21 @@ def test_wrapping_is_refused_where_it_is_not_allowed(folder: Path) -> None:
 # Ephemeral keys that stay
 
 
-def test_an_ephemeral_key_is_copied_into_a_slot(hsmbridge_lab: Lab) -> None:
-    slot = new_slot("EC-P256", "sign,verify", "software", "--empty")
+@pytest.mark.parametrize("provider", ["software", "tpm"])
+def test_an_ephemeral_key_is_copied_into_a_slot(hsmbridge_lab: Lab, provider: str) -> None:
+    slot = new_slot("EC-P256", "sign,verify", provider, "--empty")
     params = GenerateKeyParams(key_type="EC-P256", permissions=int(P.SIGN | P.VERIFY))
     with CryptoStack(hsmbridge_lab.socket) as stack:
-        with stack.generate_key(params, provider="software") as guard:
+        with stack.generate_key(params, provider=provider) as guard:
             assert stack.persist_key(slot, guard) == 1
             signature = guard.sign("ECDSA-P256-SHA256", MESSAGE)
         assert stack.verify(slot, "ECDSA-P256-SHA256", MESSAGE, signature) == 1
+        stack.verify(slot, "ECDSA-P256-SHA256", MESSAGE, stack.sign(slot, "ECDSA-P256-SHA256", MESSAGE))
+
+
+def test_an_ephemeral_key_that_may_not_leave_stays_in_its_provider(hsmbridge_lab: Lab) -> None:
+    params = GenerateKeyParams(key_type="EC-P256", permissions=int(P.SIGN | P.VERIFY))
+    with CryptoStack(hsmbridge_lab.socket) as stack:
         other = new_slot("EC-P256", "sign,verify", "software", "--empty")
         with stack.generate_key(params, provider="tpm") as guard, pytest.raises(ResourceError) as refusal:
             stack.persist_key(other, guard)

@@ -1,8 +1,9 @@
 """Ephemeral keys on a token: session objects, each owner's in a session of its own.
 
 Session objects die with the session that made them, so that one C_CloseSession frees whatever an owner had. Keys that
-nobody owns share a session. Handles of objects hold in the whole process and are kept here, for finding is what
-costs: with 10,000 session objects SoftHSM takes 150 ms to find one, and 20 microseconds to destroy one by its handle.
+nobody owns share a session, and so do those of owners for whom the token has no further one. Handles of objects hold
+in the whole process and are kept here, for finding is what costs: with 10,000 session objects SoftHSM takes 150 ms to
+find one, and 20 microseconds to destroy one by its handle.
 """
 
 import secrets
@@ -14,9 +15,10 @@ from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar, cast
 
 from pkcs11 import Object
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, SessionCount
 
 from hsmbridge.core.errors import ProviderError, ResourceError, Status
+from hsmbridge.providers.owned_keys import OwnedKeys
 from hsmbridge.providers.pkcs11.initialise import Module
 from hsmbridge.providers.pkcs11.objects import KeyObjects
 from hsmbridge.providers.pkcs11.pool import PATIENCE, Seat
@@ -64,6 +66,7 @@ class EphemeralKeys:
         self._lock = threading.Lock()
         self._homes: dict[bytes, _Home] = {}
         self._by_key: dict[bytes, _Home] = {}
+        self._guests = OwnedKeys()
         self._gone: OrderedDict[bytes, None] = OrderedDict()
         self._changed = threading.Condition()
         self._busy = 0
@@ -78,16 +81,28 @@ class EphemeralKeys:
         """
         with self._call():
             home = self._home(owner)
-            with home.lock:
-                if home.closed:
-                    raise _owner_gone()
-                seat = self._seat(home)
-                result = attempt(seat)
-                home.handles[key_id] = _handles(seat.keys[key_id])
-                self._by_key[key_id] = home
-                if len(seat.keys) > RECENT:
-                    del seat.keys[next(iter(seat.keys))]
-                return result, home.run
+            try:
+                return self._made(home, key_id, attempt)
+            except SessionCount:
+                if not owner or home.seat is not None:
+                    raise
+            # No session is left for one more owner: his keys live among those of nobody, and go one by one.
+            made = self._made(self._home(b""), key_id, attempt)
+            with self._lock:
+                self._guests.add(owner, key_id)
+            return made
+
+    def _made(self, home: _Home, key_id: bytes, attempt: Callable[[Seat], _T]) -> tuple[_T, bytes]:
+        with home.lock:
+            if home.closed:
+                raise _owner_gone()
+            seat = self._seat(home)
+            result = attempt(seat)
+            home.handles[key_id] = _handles(seat.keys[key_id])
+            self._by_key[key_id] = home
+            if len(seat.keys) > RECENT:
+                del seat.keys[next(iter(seat.keys))]
+            return result, home.run
 
     def lives(self, key_id: bytes, run: bytes) -> bool:
         """Whether a key of that run is there."""
@@ -119,6 +134,8 @@ class EphemeralKeys:
         home = self._by_key.pop(key_id, None)
         if home is None:
             return False
+        with self._lock:
+            self._guests.discard(key_id)
         with self._call(), home.lock:
             handles = home.handles.pop(key_id, ())
             if home.seat is None:
@@ -133,15 +150,19 @@ class EphemeralKeys:
     def release(self, owner: bytes) -> list[bytes]:
         """Free all that an owner has, by closing his session; the ids of the keys. He makes no more from now on.
 
-        Raises ProviderError (PROVIDER_UNAVAILABLE) where a call in his session hangs; it is not closed under that.
+        Raises ProviderError (PROVIDER_UNAVAILABLE) where a call in his session hangs, which is not closed under that;
+        PKCS11Error.
         """
         with self._lock:
             self._gone[owner] = None
             if len(self._gone) > REMEMBERED:
                 self._gone.popitem(last=False)
             home = self._homes.pop(owner, None)
+            guests = list(self._guests.take(owner))
+        for key_id in guests:
+            self.destroy(key_id)
         if home is None:
-            return []
+            return guests
         home.closed = True
         with self._call():
             if not home.lock.acquire(timeout=PATIENCE):
@@ -152,6 +173,7 @@ class EphemeralKeys:
                 key_ids = list(home.handles)
                 for key_id in key_ids:
                     self._by_key.pop(key_id, None)
+                key_ids += guests
                 if home.seat is not None:
                     home.seat.close()
                 home.forget()

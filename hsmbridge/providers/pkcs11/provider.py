@@ -144,7 +144,7 @@ class Pkcs11Provider(Provider):
         if not owner:
             return
         # The keys first: what it costs SoftHSM to close any session grows with the objects that there are in all.
-        released = self._sessions.ephemeral.release(owner)
+        released = self._sessions.release_owner(owner)
         with self._lock:
             for key_id in self._by_id.keys() & released:
                 del self._held[self._by_id.pop(key_id)]

@@ -221,6 +221,13 @@ class TokenSessions:
         except PKCS11Error as failure:
             raise self._translated(failure) from failure
 
+    def release_owner(self, owner: bytes) -> list[bytes]:
+        """As `EphemeralKeys.release`. Raises HsmBridgeError."""
+        try:
+            return self.ephemeral.release(owner)
+        except PKCS11Error as failure:
+            raise self._translated(failure) from failure
+
     def destroy_ephemeral(self, key_id: bytes) -> bool:
         """Remove an ephemeral key; False where there is none of this id. Raises HsmBridgeError."""
         try:

@@ -18,7 +18,7 @@ from hsmbridge.core.params import DEFAULT_SIGNATURE
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import Protection
 from hsmbridge.providers.pkcs11 import Pkcs11Provider
-from tests.faulty_module import CKR_KEY_HANDLE_INVALID, FaultyModule
+from tests.faulty_module import CKR_KEY_HANDLE_INVALID, CKR_SESSION_COUNT, FaultyModule
 from tests.unit.providers.pkcs11.tokens import (
     Made,
     Tokens,
@@ -358,6 +358,26 @@ def test_the_ephemeral_keys_of_an_owner_leave_the_token_at_one_stroke(
     with pytest.raises(ResourceError) as refusal:
         _generate_for(faulty, owner)
     assert refusal.value.status is Status.RESOURCE_NOT_FOUND
+
+
+def test_a_token_without_a_session_for_every_owner_frees_their_keys_one_by_one(
+    faulty: Pkcs11Provider, faulty_module: FaultyModule
+) -> None:
+    owner, nobodys = secrets.token_bytes(16), generate(faulty, "AES-256", ephemeral=True)
+    with reader(module=faulty_module.path) as session:
+        before = len(session_objects(session))
+        keys = []
+        for _ in range(3):
+            faulty_module.fail("C_OpenSession", CKR_SESSION_COUNT)
+            keys.append(_generate_for(faulty, owner))
+        keys[0].destroy(faulty)
+        assert len(session_objects(session)) == before + 2
+        faulty.release_owner(owner)
+        assert len(session_objects(session)) == before
+    for key in keys:
+        with pytest.raises(ProviderError, match="ephemeral"):
+            key.load(faulty)
+    assert nobodys.load(faulty)
 
 
 def test_an_ephemeral_key_is_destroyed_without_a_search(faulty: Pkcs11Provider, faulty_module: FaultyModule) -> None:
