@@ -34,6 +34,14 @@ class Issuer:
         return self.chain[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of a certificate."""
+
+    subject: x509.Name
+    alternative: x509.SubjectAlternativeName | None = None
+
+
 def new_root(key: keys.Key, name: str, lifetime: timedelta = timedelta(days=3650)) -> Issuer:
     """A root: signs itself."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -119,11 +127,13 @@ class Authority:
         profile: Profile,
         requester: str,
         public_key: CertificatePublicKeyTypes | None = None,
+        names: Names | None = None,
     ) -> x509.Certificate:
         """A certificate for a request whose proof of possession and requester were checked.
 
         Args:
             public_key: to be certified in place of the request's own.
+            names: to be given in place of the request's own.
 
         Raises:
             RequestError: the profile does not give what is asked for.
@@ -131,11 +141,11 @@ class Authority:
         certified = public_key or request.public_key()
         receives = public_key is None and is_unsigned(request)
         check_key(certified, profile.key_part, receives=receives)
-        names = _alternative_names(request)
-        _check_names(request.subject, names, profile)
+        given = names or Names(request.subject, alternative_name_in(request))
+        _check_names(given, profile)
         builder = (
             _dated(x509.CertificateBuilder(), timedelta(seconds=profile.lifetime))
-            .subject_name(request.subject)
+            .subject_name(given.subject)
             .issuer_name(self.issuer.certificate.subject)
             .public_key(certified)
             .serial_number(x509.random_serial_number())
@@ -152,8 +162,8 @@ class Authority:
         if profile.usages:
             usages = [x509.ObjectIdentifier(USAGES[one]) for one in profile.usages]
             builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        if names is not None:
-            builder = builder.add_extension(names, critical=not list(request.subject))
+        if given.alternative is not None:
+            builder = builder.add_extension(given.alternative, critical=not list(given.subject))
         certificate = builder.sign(self.issuer.key.signer, keys.issuer_hash(self.issuer.key.signer.public_key()))
         self._note(certificate, profile, requester)
         return certificate
@@ -249,15 +259,17 @@ def check_key(public_key: CertificatePublicKeyTypes, wanted: KeyPart | None, *, 
         raise refusals.unwanted("This profile takes keys of another type.")
 
 
-def _alternative_names(request: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
+def alternative_name_in(request: x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
+    """The subject alternative name that a request asks for."""
     for one in request.extensions:
         if one.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME and isinstance(one.value, x509.SubjectAlternativeName):
             return one.value
     return None
 
 
-def _check_names(subject: x509.Name, names: x509.SubjectAlternativeName | None, profile: Profile) -> None:
-    if not list(subject) and not (names and list(names)):
+def _check_names(given: Names, profile: Profile) -> None:
+    names = given.alternative
+    if not list(given.subject) and not (names and list(names)):
         raise refusals.unwanted("The request has no name.")
     dns: Sequence[str] = names.get_values_for_type(x509.DNSName) if names else ()
     for one in dns:

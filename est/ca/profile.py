@@ -48,6 +48,7 @@ class Profile:
         link: requests must be linked to their TLS connection.
         template: /csrattrs sends a template of RFC 9908 beside the older elements.
         plain_keys: keys that the server makes may leave without encryption of their own.
+        rename: a renewal may ask for other names (ChangeSubjectName).
     """
 
     name: str = "default"
@@ -60,6 +61,7 @@ class Profile:
     link: bool = False
     template: bool = False
     plain_keys: bool = False
+    rename: bool = False
 
     def __post_init__(self) -> None:
         unknown = [one for one in self.usages if one not in USAGES]

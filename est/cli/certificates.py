@@ -141,12 +141,19 @@ def _keep(client: Client, result: Enrolled, cert_file: Path) -> None:
 @client_options
 @_KEY
 @_CERT
-def renew(client: Client, key: str, cert_file: Path) -> int:
-    """Renew a certificate with the same key; it authenticates itself."""
+@_SUBJECT
+@_DNS
+@_IP
+def renew(client: Client, key: str, cert_file: Path, subject: str, dns: tuple[str, ...], ip: tuple[str, ...]) -> int:
+    """Renew a certificate with the same key; it authenticates itself.
+
+    With --subject, --dns or --ip other names are asked for; a server changes them only if its profile says so.
+    """
     identity = open_identity(client.keys, key, cert_file)
     configuration = replace(client.configuration, identity=identity)
     with EstClient(configuration) as asking:
-        result = asking.reenroll(identity.key, identity.chain[0])
+        change = _wishes(subject, dns, ip) if subject or dns or ip else None
+        result = asking.reenroll(identity.key, identity.chain[0], change=change)
     return _renewed(client, result, cert_file)
 
 

@@ -23,7 +23,7 @@ from est.cms.enveloped import Opener
 from est.cms.key_package import open_key
 from est.cms.receiver import Receiver
 from est.csr.demands import Demands, demands_of
-from est.csr.request import Plan, Wishes, plan
+from est.csr.request import Plan, Wishes, change_subject_name, plan
 from est.http import media_type
 from est.http.multipart import parse_multipart
 from est.http.payload import decode
@@ -100,12 +100,31 @@ class EstClient:
         """
         return self._enroll("simpleenroll", key, wishes, demands)
 
-    def reenroll(self, key: keys.Key, current: x509.Certificate, demands: Demands | None = None) -> Enrolled | Pending:
-        """Renew a certificate, or with another key rekey it (section 4.2.2): the same names, byte for byte."""
+    def reenroll(
+        self,
+        key: keys.Key,
+        current: x509.Certificate,
+        demands: Demands | None = None,
+        *,
+        change: Wishes | None = None,
+    ) -> Enrolled | Pending:
+        """Renew a certificate, or with another key rekey it (section 4.2.2): the same names, byte for byte.
+
+        Args:
+            change: another subject, other alternative names, or both, asked for by ChangeSubjectName; what it does not
+                name stays.
+        """
         wanted = demands if demands is not None else self.csrattrs()
         # The names of the certificate are kept, whatever a template says.
         kept = Demands(key=wanted.key, digests=wanted.digests, challenge_password=wanted.challenge_password)
-        return self._enroll("simplereenroll", key, Wishes.like(current), kept)
+        planned = plan(Wishes.like(current), kept, public_key_of(key))
+        if change is None:
+            return self._ask("simplereenroll", key, planned)
+        asked = planned.with_attributes(change_subject_name(change))
+        expected = replace(planned, subject=change.subject) if change.subject != Wishes().subject else planned
+        if change.alternative_names:
+            expected = replace(expected, extensions=change.extensions)
+        return self._ask("simplereenroll", key, asked, expected=expected)
 
     def _enroll(self, operation: str, key: keys.Key, wishes: Wishes, demands: Demands | None) -> Enrolled | Pending:
         planned = plan(wishes, demands if demands is not None else self.csrattrs(), key.signer.public_key())
@@ -133,13 +152,22 @@ class EstClient:
         if pending.server != str(self._configuration.address) or pending.operation != operation:
             raise refusals.unwanted("The pending request belongs to another server, key or operation.")
 
-    def _ask(self, operation: str, key: keys.Key, planned: Plan, before: Pending | None = None) -> Enrolled | Pending:
+    def _ask(
+        self,
+        operation: str,
+        key: keys.Key,
+        planned: Plan,
+        before: Pending | None = None,
+        *,
+        expected: Plan | None = None,
+    ) -> Enrolled | Pending:
+        """Send a request; the certificate has the names of `expected` where that is not the request's own."""
         self._need_anchors()
         request = LateRequest(self._configuration.link, key, planned, before.request if before else b"")
         reply = self._session.perform(operation, Body(media_type.PKCS10, request.make))
         if reply.status == 202:
             return self._pending(operation, key, reply, request.repeatable, before)
-        return self._checked(self._certificates(reply), key, planned)
+        return self._checked(self._certificates(reply), key, expected or planned)
 
     def _need_anchors(self) -> None:
         """Before anything is sent: without anchors, what comes back could not be checked."""

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtensionOID
 
 from est import keys, oids, refusals
+from est.asn1.change_subject_name import ChangedNames, dump_change_subject_name
 from est.asn1.csrattrs import Attribute, dump_attribute
 from est.asn1.der import octets, read
 from est.asn1.template import ExtensionPart, KeyPart, NamePart, extension_attribute
@@ -79,6 +80,20 @@ class Wishes:
             if one.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME
         )
         return cls(read("request", der, take), extensions)
+
+    @property
+    def alternative_names(self) -> bytes:
+        """The GeneralNames that are asked for, DER; b"" if none are."""
+        return next((one.value for one in self.extensions if one.oid == _SAN and one.value is not None), b"")
+
+
+def change_subject_name(wishes: Wishes) -> Attribute:
+    """The attribute that asks for other names in a renewed certificate (RFC 7030 section 4.2.2)."""
+    subject = b"" if wishes.subject == Wishes().subject else wishes.subject
+    if not subject and not wishes.alternative_names:
+        raise refusals.unwanted("A change of names needs a new name.")
+    names = ChangedNames(subject, wishes.alternative_names)
+    return Attribute(oids.CMC_CHANGE_SUBJECT_NAME, (dump_change_subject_name(names),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from est import keys, oids, refusals
-from est.ca.authority import Authority
+from est.asn1.change_subject_name import parse_change_subject_name
+from est.ca.authority import Authority, Names, alternative_name_in
 from est.ca.profile import Profile
 from est.cms.certs_only import UNREADABLE, dump_certs_only
 from est.cms.enveloped import ReceivingPublicKey, Recipient, SharedKey
 from est.cms.key_package import seal_key
 from est.cms.signed import key_identifier
-from est.csr.alternative_names import alternative_names_of
+from est.csr.alternative_names import alternative_names_of, subject_alternative_name
 from est.csr.capabilities import oaep_digest
 from est.csr.linking import same
 from est.csr.reading import attribute_value, challenge_password, octet_attribute
@@ -102,14 +103,16 @@ class EstService:
         if operation == "fullcmc":
             return self._reply(media_type.CMC_RESPONSE, answer_full_cmc(self, der, requester, peer))
         csr = self.checked_request(der, peer)
+        names: Names | None = None
         if operation == "simplereenroll":
             _check_same_names(csr, peer)
-        if self.waits(operation, csr, requester):
+            names = self._changed_names(csr)
+        if self.waits(operation, csr, requester, names):
             after = str(self._settings.profile.retry_after)
             return ServerResponse(202, headers=(("Retry-After", after),), body=b"Wait for approval.\n")
         if operation == "serverkeygen":
             return self._server_keygen(csr, requester, peer)
-        certificate = self.authority.issue(csr, self._settings.profile, requester)
+        certificate = self.authority.issue(csr, self._settings.profile, requester, names=names)
         return self._reply(media_type.CERTS_ONLY, dump_certs_only([certificate]))
 
     @property
@@ -117,11 +120,17 @@ class EstService:
         """Seconds that a waiting client is told."""
         return self._settings.profile.retry_after
 
-    def waits(self, operation: str, csr: x509.CertificateSigningRequest, requester: str) -> str:
+    def waits(
+        self, operation: str, csr: x509.CertificateSigningRequest, requester: str, names: Names | None = None
+    ) -> str:
         """The id under which a request waits for its approval; "" for one that may pass now."""
         if self._settings.profile.approve:
             return ""
-        subject = csr.subject.rfc4514_string()
+        subject = (names.subject if names else csr.subject).rfc4514_string()
+        if names is not None:
+            # Whoever approves sees what is changed; and an approval without a change is not one for it.
+            others = ", ".join(str(one.value) for one in names.alternative) if names.alternative else "none"
+            subject = f"{subject} (was {csr.subject.rfc4514_string()}; other names: {others})"
         id_ = hashlib.sha256(f"{operation}:{subject}".encode() + keys.spki(csr.public_key())).hexdigest()[:32]
         if not self.authority.record.wait(id_, subject, requester):
             return id_
@@ -160,6 +169,22 @@ class EstService:
     def issue(self, csr: x509.CertificateSigningRequest, requester: str) -> x509.Certificate:
         """A certificate by this service's profile."""
         return self.authority.issue(csr, self._settings.profile, requester)
+
+    def _changed_names(self, csr: x509.CertificateSigningRequest) -> Names | None:
+        """The names that the request wants in place of those of the certificate that is renewed; None for the same."""
+        value = attribute_value(csr, oids.CMC_CHANGE_SUBJECT_NAME)
+        if not value:
+            return None
+        if not self._settings.profile.rename:
+            raise refusals.denied("This profile changes no names in a renewal; enrol anew for another name.")
+        changed = parse_change_subject_name(value)
+        try:
+            subject = x509.Name.from_bytes(changed.subject) if changed.subject else csr.subject
+        except UNREADABLE:
+            raise refusals.malformed("The new names in the request cannot be read.") from None
+        if changed.alternative_names:
+            return Names(subject, subject_alternative_name(changed.alternative_names))
+        return Names(subject, alternative_name_in(csr))
 
     def _server_keygen(self, csr: x509.CertificateSigningRequest, requester: str, peer: Peer) -> ServerResponse:
         recipient = self._recipient(csr, peer)

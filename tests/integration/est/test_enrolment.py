@@ -16,6 +16,7 @@ from est.client.bootstrap import bootstrap
 from est.cms.agreement import SoftwareAgreer
 from est.cms.enveloped import Opener, SharedKey
 from est.csr.linking import Link
+from est.csr.request import Wishes
 from est.http.authorization import Credentials
 from est.keys import SoftwareKey
 from est.server.service import ServiceSettings
@@ -75,6 +76,45 @@ def test_a_renewal_with_another_name_is_refused_by_the_server() -> None:
         pytest.raises(AccessError, match="other names"),
     ):
         client.reenroll(old.key, other.chain[0])
+
+
+def test_a_renewal_asks_for_other_names_and_gets_them_where_the_profile_says_so() -> None:
+    site = make_site(Profile(rename=True, dns_suffixes=("example",)), users={})
+    old = site.identity("device-2", "device-2.example")
+    with site.serving() as listener, EstClient(site.client(listener, identity=old)) as client:
+        both = enrolled(client.reenroll(old.key, old.chain[0], change=named("device-3", "device-3.example")))
+        subject = enrolled(client.reenroll(old.key, old.chain[0], change=named("device-4")))
+        names = enrolled(client.reenroll(old.key, old.chain[0], change=Wishes.of(None, [x509.DNSName("x.example")])))
+        with pytest.raises(AccessError, match="does not give the name"):
+            client.reenroll(old.key, old.chain[0], change=named("device-5", "device-5.elsewhere"))
+    got = [(one.certificate.subject.rfc4514_string(), *dns_names(one)) for one in (both, subject, names)]
+    assert got == [
+        ("CN=device-3", "device-3.example"),
+        ("CN=device-4", "device-2.example"),
+        ("CN=device-2", "x.example"),
+    ]
+    waiting = make_site(Profile(rename=True, approve=False, retry_after=0), users={})
+    old = waiting.identity("device-2")
+    with waiting.serving() as listener, EstClient(waiting.client(listener, identity=old)) as client:
+        assert isinstance(client.reenroll(old.key, old.chain[0]), Pending)
+        assert isinstance(client.reenroll(old.key, old.chain[0], change=named("device-3")), Pending)
+    assert [one.subject for one in waiting.authority.record.waiting()] == [
+        "CN=device-2",
+        "CN=device-3 (was CN=device-2; other names: none)",
+    ]
+    fixed = make_site(users={})
+    old = fixed.identity("device-2")
+    with (
+        fixed.serving() as listener,
+        EstClient(fixed.client(listener, identity=old)) as client,
+        pytest.raises(AccessError, match="changes no names"),
+    ):
+        client.reenroll(old.key, old.chain[0], change=named("device-3"))
+
+
+def dns_names(got: Enrolled) -> list[str]:
+    value = got.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return value.get_values_for_type(x509.DNSName)
 
 
 def test_nobody_gets_a_certificate_without_authentication() -> None:

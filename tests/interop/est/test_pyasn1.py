@@ -1,6 +1,7 @@
 """The ASN.1 modules of the RFCs as pyasn1-alt-modules has them, against what we write and read."""
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import mlkem
 from pyasn1.codec.der import decoder, encoder  # type: ignore[import-untyped]  # has no types
 from pyasn1.type import namedtype, univ  # type: ignore[import-untyped]  # has no types
@@ -8,13 +9,14 @@ from pyasn1_alt_modules import rfc5280, rfc5652, rfc6402, rfc8951, rfc9629, rfc9
 
 from est import oids
 from est.asn1 import cmc, cmc_pop, der
+from est.asn1.change_subject_name import parse_change_subject_name
 from est.asn1.csrattrs import Attribute, dump_csrattrs, parse_csrattrs
 from est.asn1.template import ExtensionPart, KeyPart, NamePart, Template, dump_template, parse_template
 from est.cms.enveloped import Recipient
 from est.cms.possession import answer_challenge, make_challenge
 from est.cms.receiver import software_receiver
 from est.csr.demands import Demands
-from est.csr.request import plan, sign_request, unsigned_request
+from est.csr.request import Wishes, change_subject_name, plan, sign_request, unsigned_request
 from tests.integration.est.lab import ec_key, named
 
 LINK = (Attribute(oids.CHALLENGE_PASSWORD, (b"\x13\x00",)),)
@@ -130,3 +132,11 @@ def test_the_proof_of_a_key_that_does_not_sign() -> None:
     assert reread(other["oriValue"], rfc9629.KEMRecipientInfo()) == other["oriValue"]
     proof = cmc_pop.dump_decrypted_pop(answer_challenge(made, 2, request, receiver.opener))
     assert reread(proof, rfc6402.DecryptedPOP()) == proof
+
+
+@pytest.mark.parametrize("names", [named("x"), named("x", "x.example"), Wishes.of(None, [x509.DNSName("x.example")])])
+def test_other_names_for_a_renewal(names: Wishes) -> None:
+    written = change_subject_name(names).values[0]
+    assert reread(written, rfc6402.ChangeSubjectName()) == written
+    held = parse_change_subject_name(written)
+    assert (held.subject or Wishes().subject, held.alternative_names) == (names.subject, names.alternative_names)
