@@ -40,6 +40,11 @@ def main() -> None:
     if arguments.reproduce:
         target.run(arguments.reproduce.read_bytes())
         return
+    fuzz(target, fuzzer, arguments)
+
+
+def fuzz(target: "Target", fuzzer: ModuleType | None, arguments: argparse.Namespace) -> None:
+    """Run a target in this process, whose memory is limited for good."""
     _limit_memory()
     if fuzzer is None:
         _blind(target, arguments)

@@ -29,7 +29,7 @@ from tests.interop.ssh_agent_service import AgentClient, string
 SIGN, VERIFY = KeyOperationPermission.SIGN, KeyOperationPermission.VERIFY
 FAULTS = ("Traceback", "incident", "unexpectedly", "could not be encoded", "Fatal", "crashed")
 STREAMS = 300
-ALL_STREAMS = 20_000
+ALL_STREAMS = 5_000
 
 
 @pytest.fixture(scope="module")
