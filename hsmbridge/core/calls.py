@@ -142,7 +142,7 @@ class Quote(msgspec.Struct, frozen=True, array_like=True):
 
     statement: bytes
     signature: bytes
-    pcrs: tuple[tuple[int, bytes], ...]
+    pcrs: Some[tuple[int, bytes]]
 
 
 class Attestation(msgspec.Struct, frozen=True, array_like=True):
@@ -514,7 +514,7 @@ class DecryptInto(msgspec.Struct, frozen=True):
     target: memoryview
 
 
-TravellingCall = (
+Travelling = (
     DescribeCall
     | GenerateCall
     | ImportCall
@@ -551,7 +551,7 @@ TravellingCall = (
 
 """What can be asked of a provider in another process."""
 
-ProviderCall = TravellingCall | EncryptInto | EncryptManyInto | DecryptInto
+ProviderCall = Travelling | EncryptInto | EncryptManyInto | DecryptInto
 """What can be asked of a provider in this one: it reads and writes memory of the caller too."""
 
 ProviderReply = (
@@ -568,7 +568,7 @@ ProviderReply = (
     | StreamEnd
 )
 
-REPLIES: Mapping[type[TravellingCall], object] = MappingProxyType(
+REPLIES: Mapping[type[Travelling], object] = MappingProxyType(
     {
         DescribeCall: Description,
         GenerateCall: MadeKey,

@@ -1035,7 +1035,7 @@ class SharedEncryptManyReply(_Message, frozen=True, array_like=True):
     """Every message is encrypted, by the same key version; the nonces in their order."""
 
     version: int
-    nonces: list[bytes]
+    nonces: Few[bytes]
 
 
 class SharedDecryptRequest(_Message, frozen=True, array_like=True):

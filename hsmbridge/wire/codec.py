@@ -207,7 +207,7 @@ def _batchable(row: Operation) -> Operation:
 # Calls to provider hosts
 
 # msgspec takes a union type; the checker's stubs know no name for one.
-_call_decoder: Final = cast("Decoder[calls.TravellingCall]", Decoder(cast(Any, calls.TravellingCall)))
+_call_decoder: Final = cast("Decoder[calls.Travelling]", Decoder(cast(Any, calls.Travelling)))
 _CALL_REPLY_DECODERS: Final[Mapping[type[calls.ProviderCall], "Decoder[calls.ProviderReply]"]] = {
     call: cast("Decoder[calls.ProviderReply]", Decoder(cast(Any, reply))) for call, reply in calls.REPLIES.items()
 }

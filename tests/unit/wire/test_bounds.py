@@ -39,6 +39,9 @@ def lists_in(type_: inspect.Type) -> Iterator[inspect.CollectionType | inspect.D
         case inspect.UnionType():
             for one in type_.types:
                 yield from lists_in(one)
+        case inspect.TupleType():
+            for one in type_.item_types:
+                yield from lists_in(one)
         case inspect.CollectionType():
             yield type_
             yield from lists_in(type_.item_type)
