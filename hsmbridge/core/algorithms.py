@@ -147,8 +147,8 @@ class Algorithm:
         output_size: bytes of signature, MAC or digest where fixed, else 0. ECDSA counts r and s, not DER.
         fips: approved by NIST.
         postquantum: believed to resist a quantum computer.
-        maturity: LEGACY rows verify and decrypt what exists, and make nothing new; so do BY_NAME rows, but for a
-            slot whose list of algorithms names them.
+        maturity: LEGACY rows verify what exists, decrypt it for a slot whose list of algorithms names them, and make
+            nothing new; BY_NAME rows verify and decrypt, and make something new for such a slot.
         slow: operations that take over 100 microseconds in software.
     """
 

@@ -44,6 +44,7 @@ PROOFS: Mapping[str, Proof] = {
     "test_another_implementation_encrypts_to_the_same": Proof((_ENCRYPT, _DECRYPT)),
     "test_it_decrypts_its_own_public_key_encryption": Proof((_ENCRYPT, _DECRYPT)),
     "test_it_decrypts_what_openssl_encrypted": Proof((_DECRYPT,)),
+    "test_it_decrypts_what_openssl_encrypted_with_pkcs1_v1_5": Proof((_DECRYPT,)),
     # Wrapping
     "test_a_wrapped_key_comes_back_as_it_was": Proof((KeyOperation.WRAP, KeyOperation.UNWRAP)),
     "test_another_implementation_unwraps_to_the_same_value": Proof((KeyOperation.WRAP,)),

@@ -22,6 +22,14 @@ padded = each([case for case in cases(Kind.CIPHER, needs=BOTH) if case.algorithm
 public_key = each(cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH))
 public_key_first = each(cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH, first=True))
 
+pkcs1 = each(
+    [
+        case
+        for case in cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=(KeyOperation.DECRYPT,))
+        if case.algorithm.scheme is Scheme.RSAES_PKCS1
+    ]
+)
+
 
 def _of(scheme: Scheme, *, imports: bool = False, first: bool = False) -> pytest.MarkDecorator:
     found = cases(Kind.PUBLIC_KEY_ENCRYPTION, needs=BOTH, imports=imports, first=first)
@@ -150,6 +158,33 @@ def test_it_decrypts_what_openssl_encrypted(rig: Rig, case: Case) -> None:
     for plaintext in (b"x", PLAINTEXT[:32]):
         ciphertext = ciphers.oaep_encrypt(case.algorithm, key.made.public_key, plaintext)
         assert rig.decrypt(case, key, Encrypted(b"", ciphertext)) == plaintext
+
+
+@pkcs1
+def test_it_decrypts_what_openssl_encrypted_with_pkcs1_v1_5(rig: Rig, case: Case) -> None:
+    key = rig.key(case)
+    for plaintext in (b"", PLAINTEXT[: case.key_type.bits // 8 - 11]):
+        ciphertext = ciphers.pkcs1_encrypt(key.made.public_key, plaintext)
+        assert rig.decrypt(case, key, Encrypted(b"", ciphertext)) == plaintext
+
+
+@pkcs1
+def test_it_does_not_tell_a_wrong_padding_from_a_right_one(rig: Rig, case: Case) -> None:
+    """Bleichenbacher's attack asks which ciphertexts are padded as they should be."""
+    key, size = rig.key(case), case.key_type.bits // 8
+    for number in range(4):
+        wrong = Encrypted(b"", bytes((0, number)) + PLAINTEXT[: size - 2].rjust(size - 2, b"\1"))
+        assert rig.decrypt(case, key, wrong) == rig.decrypt(case, key, wrong)
+    for length in (0, size - 1, size + 1):
+        with pytest.raises(DecryptionFailed):
+            rig.decrypt(case, key, Encrypted(b"", bytes(length)))
+
+
+@pkcs1
+def test_nothing_new_is_encrypted_with_pkcs1_v1_5(rig: Rig, case: Case) -> None:
+    with pytest.raises(HsmBridgeError) as refusal:
+        rig.encrypt(case, rig.key(case), b"", b"x")
+    assert refusal.value.status is Status.NOT_SUPPORTED
 
 
 @_of(Scheme.RSAES_OAEP, imports=True)

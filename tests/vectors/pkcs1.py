@@ -9,7 +9,7 @@ a8 b3 b2 ...
 from collections.abc import Iterator
 from functools import partial
 
-from tests.vectors.cases import Case, DecryptCase, Key, LeftOut, P, Verdict
+from tests.vectors.cases import Case, DecryptByNameCase, DecryptCase, Key, LeftOut, P, Verdict
 from tests.vectors.key_material import rsa_private_key
 
 Loaded = Iterator[Case | LeftOut]
@@ -50,7 +50,7 @@ def _decryptions(algorithm: str, text: str) -> Loaded:
             if isinstance(key, LeftOut):
                 yield key
                 continue
-            yield DecryptCase(
+            yield (DecryptByNameCase if algorithm == "RSA-PKCS1" else DecryptCase)(
                 test=str(number),
                 verdict=Verdict.VALID,
                 keys=(key,),

@@ -17,6 +17,7 @@ from tests.vectors.cases import (
     AgreeCase,
     Case,
     DecapsulateCase,
+    DecryptByNameCase,
     DecryptCase,
     EncapsulateCase,
     Key,
@@ -332,7 +333,7 @@ def _rsa_decryption(algorithm: str, data: bytes) -> Loaded:
         if test.label:
             yield LeftOut("label, which the row does not take")
             continue
-        yield DecryptCase(
+        yield (DecryptByNameCase if algorithm == "RSA-PKCS1" else DecryptCase)(
             test=str(test.tc_id),
             verdict=test.result,
             keys=(Key(key_type, "pkcs8", _bytes(group.private_key_pkcs8), P.DECRYPT),),

@@ -1,6 +1,7 @@
 """RSA keys of the service: RSASSA-PKCS1-v1_5, RSASSA-PSS and RSAES-OAEP (RFC 8017).
 
-Decryption with PKCS1v15 padding is not among them: no provider has it, for its errors tell too much (RFC 8017 7.2).
+Decryption with PKCS1v15 padding is for keys of slots that allow RSA-PKCS1 by name; others refuse it, for its errors
+tell too much (RFC 8017 7.2).
 """
 
 from typing import NoReturn
@@ -88,8 +89,12 @@ class ServiceRsaPrivateKey(ServiceCalls, rsa.RSAPrivateKey):
                 if padding.algorithm.name != padding.mgf._algorithm.name:  # noqa: SLF001 - see above
                     raise UnsupportedAlgorithm("The service takes OAEP with one hash for the label and for MGF1.")
                 row = self._algorithm(Scheme.RSAES_OAEP, digest_name(padding.algorithm))
+            case paddings.PKCS1v15():
+                row = self._algorithm(Scheme.RSAES_PKCS1)
             case _:
                 row = None
         if row is None:
-            raise UnsupportedAlgorithm("The service decrypts with OAEP over SHA-1 and SHA-2.")
+            raise UnsupportedAlgorithm(
+                "The service decrypts with OAEP over SHA-1 and SHA-2, and with PKCS1v15 padding."
+            )
         return row

@@ -343,3 +343,32 @@ class RsaOaep(BoundKey):
 
     def unwrap(self, wrapped: bytes, iv: bytes, aad: bytes) -> bytes:
         return self.decrypt(iv, wrapped, aad, b"")
+
+
+class RsaPkcs1(BoundKey):
+    """RSAES-PKCS1-v1_5, decryption alone, with implicit rejection.
+
+    A ciphertext whose padding is wrong yields what nobody can tell from a plaintext, the same each time
+    (draft-irtf-cfrg-rsa-guidance): an error would let whoever asks often enough decrypt or sign with the key
+    (Bleichenbacher). OpenSSL does it since 3.2; where it does not, `probe` does not offer the row.
+    """
+
+    __slots__ = ("_private",)
+
+    def __init__(self, material: KeyMaterial, row: Algorithm) -> None:
+        super().__init__(material, row)
+        if not isinstance(material, KeyPair) or not isinstance(material.public, rsa.RSAPublicKey):
+            raise mismatch(row)
+        self._private = material.private if isinstance(material.private, rsa.RSAPrivateKey) else None
+
+    def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
+        if self._private is None:
+            raise public_half_only(self._row)
+        check_nonce(self._row, nonce)
+        refuse_aad(self._row, aad)
+        if tag:
+            raise failed()
+        try:
+            return self._private.decrypt(ciphertext, padding.PKCS1v15())
+        except ValueError:  # of another length than the modulus, or no number below it: no matter of padding
+            raise failed() from None

@@ -3,6 +3,7 @@
 A row that fails is not claimed. The trial takes some tens of milliseconds and happens once in a process.
 """
 
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from functools import cache, partial
 from types import MappingProxyType
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, Kind, Scheme
+from hsmbridge.core.algorithms import ALGORITHMS, Algorithm, KeyOperation, Kind, Scheme
 from hsmbridge.core.calls import Claim
 from hsmbridge.core.errors import HsmBridgeError
 from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
@@ -76,7 +77,8 @@ def abilities() -> Abilities:
     for row in ALGORITHMS.values():
         with suppress(*_LACKS):
             if _works(row, keys):
-                claims[row.name] = Claim(row.name, tuple(operation.value for operation in row.operations))
+                operations = _ONLY.get(row.scheme, row.operations)
+                claims[row.name] = Claim(row.name, tuple(operation.value for operation in operations))
     return Abilities(tuple(keys), MappingProxyType(claims))
 
 
@@ -103,7 +105,8 @@ def _works(row: Algorithm, keys: Mapping[str, KeyMaterial]) -> bool:
         return parameters is not None and len(derive(_MESSAGE, parameters(algorithm=row.name), 16)) == 16
     bind = SCHEMES.get(row.scheme)
     material = next((keys[name] for name in row.key_types if name in keys), None)
-    return bind is not None and material is not None and _TRIALS[row.kind](bind(material, row), row, material)
+    trial = _rejects_implicitly if row.scheme is Scheme.RSAES_PKCS1 else _TRIALS[row.kind]
+    return bind is not None and material is not None and trial(bind(material, row), row, material)
 
 
 def _signs(key: BoundKey, _row: Algorithm, _material: KeyMaterial) -> bool:
@@ -125,6 +128,18 @@ def _encrypts_and_wraps(key: BoundKey, row: Algorithm, material: KeyMaterial) ->
     return _encrypts(key, row, material) and _wraps(key, row, material)
 
 
+def _rejects_implicitly(key: BoundKey, _row: Algorithm, material: KeyMaterial) -> bool:
+    """Whether it decrypts, and tells nobody that a padding is wrong: what is no ciphertext yields something too."""
+    if not isinstance(material, KeyPair) or not isinstance(material.public, rsa.RSAPublicKey):
+        return False
+    sealed = material.public.encrypt(_MESSAGE, padding.PKCS1v15())
+    size = material.public.key_size // 8
+    wrong = [b"\0" + secrets.token_bytes(size - 1) for _ in range(2)]
+    return key.decrypt(b"", sealed, b"", b"") == _MESSAGE and all(
+        key.decrypt(b"", one, b"", b"") == key.decrypt(b"", one, b"", b"") for one in wrong
+    )
+
+
 def _encapsulates(key: BoundKey, _row: Algorithm, _material: KeyMaterial) -> bool:
     made = key.encapsulate()
     return key.decapsulate(made.ciphertext) == made.secret
@@ -134,6 +149,8 @@ def _agrees(key: BoundKey, _row: Algorithm, material: KeyMaterial) -> bool:
     return bool(key.agree(material.public_key))
 
 
+_ONLY: Mapping[Scheme, tuple[KeyOperation, ...]] = MappingProxyType({Scheme.RSAES_PKCS1: (KeyOperation.DECRYPT,)})
+"""What a scheme offers, where that is not all that its kind does."""
 _TRIALS: Mapping[Kind, Callable[[BoundKey, Algorithm, KeyMaterial], bool]] = MappingProxyType(
     {
         Kind.SIGNATURE: _signs,

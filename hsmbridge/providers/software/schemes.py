@@ -23,6 +23,7 @@ SCHEMES: Mapping[Scheme, type[BoundKey]] = MappingProxyType(
         Scheme.CTR: ciphers.Ctr,
         Scheme.CFB: ciphers.Cfb,
         Scheme.RSAES_OAEP: ciphers.RsaOaep,
+        Scheme.RSAES_PKCS1: ciphers.RsaPkcs1,
         Scheme.ECDH: agreement.Ecdh,
         Scheme.XDH: agreement.Xdh,
         Scheme.ML_KEM: agreement.MlKem,

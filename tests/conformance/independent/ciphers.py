@@ -23,6 +23,11 @@ def oaep_decrypt(row: Algorithm, pkcs8: bytes, ciphertext: bytes) -> bytes:
                        "-in", "{data}", key=pkcs8, data=ciphertext)  # fmt: skip
 
 
+def pkcs1_encrypt(spki: bytes, plaintext: bytes) -> bytes:
+    return openssl.run("pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", "{key}",
+                       "-in", "{data}", key=spki, data=plaintext)  # fmt: skip
+
+
 def _oaep(row: Algorithm) -> list[str]:
     options = ("rsa_padding_mode:oaep", f"rsa_oaep_md:{row.hash}", f"rsa_mgf1_md:{row.hash}")
     return [word for option in options for word in ("-pkeyopt", option)]

@@ -152,9 +152,12 @@ def test_only_the_algorithms_of_the_slot_are_allowed(slots: Slots, keys: SlotKey
 def test_a_legacy_algorithm_makes_nothing_new(slots: Slots, keys: SlotKeys) -> None:
     create(slots, new_slot("rsa", "RSA-2048", P.ENCRYPT | P.DECRYPT))
     create(slots, new_slot("kek", "RSA-2048", P.WRAP | P.UNWRAP))
+    create(slots, new_slot("named", "RSA-2048", P.ENCRYPT | P.DECRYPT, ("RSA-PKCS1", "RSA-OAEP-SHA256")))
     legacy = algorithm("RSA-PKCS1")
-    assert acquire(current(keys, "rsa"), ALICE, P.DECRYPT, legacy).version == 1
-    assert refused(current(keys, "rsa"), ALICE, P.ENCRYPT, legacy).status is Status.ALGORITHM_NOT_ALLOWED
+    assert acquire(current(keys, "named"), ALICE, P.DECRYPT, legacy).version == 1
+    assert refused(current(keys, "rsa"), ALICE, P.DECRYPT, legacy).status is Status.ALGORITHM_NOT_ALLOWED
+    for name in ("rsa", "named"):
+        assert refused(current(keys, name), ALICE, P.ENCRYPT, legacy).status is Status.ALGORITHM_NOT_ALLOWED
     for permission in (P.WRAP, P.UNWRAP):
         assert refused(current(keys, "kek"), ALICE, permission, legacy).status is Status.ALGORITHM_NOT_ALLOWED
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hsmbridge.core import calls
-from hsmbridge.core.algorithms import algorithm
+from hsmbridge.core.algorithms import KeyOperation, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, SignatureInvalid, Status, StoreError
 from hsmbridge.core.key_types import key_type
 from hsmbridge.core.params import (
@@ -425,9 +425,24 @@ def test_what_failed_its_trial_is_refused(provider: SoftwareProvider, monkeypatc
         assert status_of(act) is Status.NOT_SUPPORTED
 
 
-def test_rsa_with_pkcs1_v1_5_encryption_is_not_offered(provider: SoftwareProvider) -> None:
+def test_rsa_with_pkcs1_v1_5_decrypts_alone(provider: SoftwareProvider) -> None:
     row = algorithm("RSA-PKCS1")
-    assert not any(claims(provider.describe(), row.name, operation) for operation in row.operations)
+    offered = [operation for operation in row.operations if claims(provider.describe(), row.name, operation)]
+    assert offered == [KeyOperation.DECRYPT]
+
+
+def test_rsa_with_pkcs1_v1_5_is_not_offered_where_the_library_tells_a_wrong_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def telling(*_: object) -> bytes:
+        raise ValueError
+
+    monkeypatch.setattr("hsmbridge.providers.software.ciphers.RsaPkcs1.decrypt", telling)
+    probe.abilities.cache_clear()
+    try:
+        assert "RSA-PKCS1" not in probe.abilities().claims
+    finally:
+        probe.abilities.cache_clear()
 
 
 def test_a_digest_wants_a_hash(provider: SoftwareProvider) -> None:
