@@ -16,7 +16,7 @@ from tpm2_pytss import TSS2_Exception
 
 from benchmarks.measure import Result, compare, repeating
 from benchmarks.ours import Ours
-from benchmarks.reasons import ENOUGH, Measured, reason_for
+from benchmarks.reasons import ENOUGH, Measured, duration, reason_for
 from benchmarks.rigs import Rig, running
 from benchmarks.table import Entry, table
 from benchmarks.workload import Direct, Distant, NoDirectCall, NotMeasured, Operation
@@ -75,6 +75,7 @@ def _of_provider(
             return _way(info, stack, direct)
 
         usual = way()
+        sys.stderr.write(f"{SUITE}: {rig.name}: a way takes {duration(usual)}\n")
         for row, operations in groupby(claimed(info), key=lambda one: one[0]):
             for _, operation in operations:
                 case = f"{rig.name} {row.name} {operation}"

@@ -41,7 +41,7 @@ class Reason:
     """What explains some cases.
 
     Attributes:
-        why: for the table; `{way}` is filled in.
+        why: for the table.
         ways: what ours takes beside the direct call, at most.
         operations: that it is about; none is all.
         kinds: of algorithm; none is all.
@@ -66,18 +66,14 @@ class Reason:
         )
         return about and case.direct / (case.direct + self.ways * case.way) <= case.ratio
 
-    def told(self, case: Measured) -> str:
-        """The line of the table."""
-        return self.why.format(way=duration(case.way))
-
 
 REASONS: Sequence[Reason] = (
     Reason(
-        "the call is short beside the way to the provider and back, {way}, and the checks of a request",
+        "the call is short beside the way to the provider and back, and the checks of a request",
         ways=2.5,
     ),
     Reason(
-        "two requests, to make a key and to give it back, with {way} of way and a record for each",
+        "two requests, to make a key and to give it back, with a way and a record for each",
         ways=10.0,
         operations=frozenset({KeyOperation.DERIVE}),
     ),
@@ -88,7 +84,7 @@ REASONS: Sequence[Reason] = (
         operations=frozenset({KeyOperation.AGREE}),
     ),
     Reason(
-        "{way} of way, and a nonce is reserved so that it cannot come again",
+        "the way, and a nonce is reserved so that it cannot come again",
         ways=4.0,
         operations=frozenset({KeyOperation.ENCRYPT}),
         kinds=frozenset({Kind.AEAD, Kind.CIPHER}),
@@ -115,7 +111,7 @@ def reason_for(case: Measured) -> str | None:
     """Why a ratio is low; None where it is not, or where nothing explains it."""
     if case.ratio >= ENOUGH:
         return None
-    return next((one.told(case) for one in REASONS if one.explains(case)), None)
+    return next((one.why for one in REASONS if one.explains(case)), None)
 
 
 def duration(microseconds: float) -> str:

@@ -37,7 +37,7 @@ def test_a_ratio_that_is_high_enough_needs_no_reason() -> None:
 def test_a_call_of_a_microsecond_is_low_for_its_way() -> None:
     reason = reason_for(_measured("AES-256-GCM", KeyOperation.DECRYPT, 0.04, 1.0))
     assert reason is not None
-    assert "20 µs" in reason
+    assert "short" in reason
 
 
 def test_a_long_call_is_not_low_for_its_way() -> None:
@@ -69,7 +69,7 @@ def test_every_reason_is_the_first_to_explain_something(reason: Reason) -> None:
     ]
     told = [case for case in cases if next((one for one in REASONS if one.explains(case)), None) is reason]
     assert told, "a reason that is never the first to explain a case is of no use"
-    assert "{" not in (reason_for(told[0]) or "{")
+    assert reason_for(told[0]) == reason.why
 
 
 # Judging
