@@ -71,19 +71,9 @@ class Told:
 class FullCmc:
     """The messages of one transaction; each is signed when its connection stands."""
 
-    def __init__(
-        self, request: LateRequest, key: Key | Receiver, identity: ClientIdentity | None, note: bytes = b""
-    ) -> None:
-        """`note` is that of a request which waits.
-
-        Raises:
-            RequestError: there is nothing to sign the messages with.
-        """
-        if isinstance(key, Receiver) and identity is None:
-            raise refusals.unwanted(
-                "This key does not sign; a certificate whose key does is needed to ask for one for it."
-            )
-        self._request, self._key, self._identity = request, key, identity
+    def __init__(self, request: LateRequest, key: Key | Receiver, note: bytes = b"") -> None:
+        """`note` is that of a request which waits."""
+        self._request, self._key = request, key
         self._transaction, self._token = CmcTransaction.of_note(note) if note else (CmcTransaction(), b"")
         self._sent = b""
         self._answer: DecryptedPop | None = None
@@ -91,6 +81,9 @@ class FullCmc:
     def make(self, connection: Connection) -> bytes:
         """A signed PKIData around the request, with the proof that was asked for if it is for this same request; or
         one that asks what became of a request that waits (RFC 5272 section 6.7).
+
+        Raises:
+            RequestError: there is nothing to sign it with.
         """
         controls = [
             Control(1, oids.CMC_TRANSACTION_ID, (integer(self._transaction.transaction_id),)),
@@ -98,20 +91,21 @@ class FullCmc:
         ]
         if self._token:
             controls.append(Control(3, oids.CMC_QUERY_PENDING, (octets(self._token),)))
-            return self._signed(CmcRequest(tuple(controls), ()))
+            return self._signed(CmcRequest(tuple(controls), ()), connection.identity)
         made = self._request.make(connection)
         if self._answer is not None and made == self._sent:
             controls.append(Control(4, oids.CMC_DECRYPTED_POP, (dump_decrypted_pop(self._answer),)))
         self._sent = made
-        return self._signed(CmcRequest(tuple(controls), ((_REQUEST_PART, made),)))
+        return self._signed(CmcRequest(tuple(controls), ((_REQUEST_PART, made),)), connection.identity)
 
-    def _signed(self, request: CmcRequest) -> bytes:
+    def _signed(self, request: CmcRequest, identity: ClientIdentity | None) -> bytes:
         data = dump_request(request)
-        if self._identity is not None:
-            chain = self._identity.chain
-            return dump_signed(oids.CCT_PKI_DATA, data, self._identity.key, chain[0], chain[1:])
+        if identity is not None:
+            return dump_signed(oids.CCT_PKI_DATA, data, identity.key, identity.chain[0], identity.chain[1:])
         if isinstance(self._key, Receiver):
-            raise AssertionError("checked when it was made")
+            raise refusals.unwanted(
+                "This key does not sign; a certificate whose key does is needed to ask for one for it."
+            )
         return dump_signed(oids.CCT_PKI_DATA, data, self._key)
 
     def told(self, der: bytes, anchors: TrustAnchors) -> Told:

@@ -21,6 +21,7 @@ class ClientConfiguration:
 
     Attributes:
         identity: for the TLS handshake; None for HTTP authentication alone.
+        identities: where `identity` is None, to choose from by the CAs and signatures that the server asks for.
         credentials: sent only to a server that is authenticated and authorised, and only when it asks.
         timeout: seconds for one operation, all its connections and answers included.
         allow_redirect: asked before a redirect to another origin is followed; credentials never go there.
@@ -32,6 +33,7 @@ class ClientConfiguration:
     address: EstAddress
     anchors: TrustAnchors = field(default_factory=TrustAnchors)
     identity: ClientIdentity | None = None
+    identities: tuple[ClientIdentity, ...] = ()
     credentials: Credentials | None = None
     tls: TlsLimits = field(default_factory=TlsLimits)
     link: Link = Link.WHEN_POSSIBLE

@@ -217,7 +217,7 @@ class EstClient:
             planned = planned.with_attributes(capabilities(key.opener))
         self._need_anchors()
         given = self._configuration
-        asking = FullCmc(LateRequest(given.link, key, planned), key, given.identity, before.request if before else b"")
+        asking = FullCmc(LateRequest(given.link, key, planned), key, before.request if before else b"")
         for _ in range(_CHALLENGES + 1):
             reply = self._session.perform("fullcmc", Body(media_type.CMC_REQUEST, asking.make))
             if reply.status == 202:

@@ -19,7 +19,8 @@ from est.http.exchange import Exchange, Request, Response
 from est.http.media_type import MediaType, parse_media_type
 from est.http.payload import decode, encode
 from est.http.retry_after import parse_retry_after
-from est.tls.connection import Connection, TlsLimits, connect, connect_provisionally
+from est.tls.choosing import choose_identity
+from est.tls.connection import ClientIdentity, Connection, TlsLimits, connect, connect_provisionally
 from est.trust.anchors import TrustedBy
 from hsmbridge.core.errors import HsmBridgeError, Status
 
@@ -59,6 +60,7 @@ class Session:
         self._exchange: Exchange | None = None
         self._authority = configuration.address
         self._nonce_count = 0
+        self._choices: dict[str, ClientIdentity | None] = {}
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -108,13 +110,23 @@ class Session:
             connection = connect_provisionally(origin.host, origin.port, limits=limits, deadline=deadline)
         else:
             # Another origin than the configured one gets no identity of ours unless it was allowed by name.
+            identity = given.identity or self._chosen(origin, limits, deadline)
             connection = connect(
-                origin.host, origin.port, given.anchors, identity=given.identity, limits=limits, deadline=deadline
+                origin.host, origin.port, given.anchors, identity=identity, limits=limits, deadline=deadline
             )
         self._connection = connection
         self._exchange = Exchange(connection.sock, origin.authority)
         self._authority = origin
         return connection, self._exchange, True
+
+    def _chosen(self, origin: EstAddress, limits: TlsLimits, deadline: float) -> ClientIdentity | None:
+        """The one of several identities that this server asks for; it is asked once."""
+        identities = self._configuration.identities
+        if identities and origin.authority not in self._choices:
+            self._choices[origin.authority] = choose_identity(
+                origin.host, origin.port, identities, limits=limits, deadline=deadline
+            )
+        return self._choices.get(origin.authority)
 
     def _request(self, connection: Connection, target: str, body: Body | None, authorization: str) -> Request:
         headers = [("Accept", "*/*"), ("User-Agent", "hsmbridge-est")]

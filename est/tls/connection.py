@@ -43,12 +43,14 @@ class Connection:
         server: the server's certificate.
         trusted_by: which anchors authenticated it.
         authorised_by: "host", "cmcRA", or "" for a provisional connection.
+        identity: with what we authenticated.
     """
 
     sock: ssl.SSLSocket
     server: x509.Certificate
     trusted_by: TrustedBy
     authorised_by: str
+    identity: ClientIdentity | None = None
 
     def close(self) -> None:
         """Close it."""
@@ -90,7 +92,7 @@ def connect(
         if identity is not None:
             identity.key.use_for_tls(context, identity.chain)
         try:
-            sock = _handshake(host, port, context, deadline)
+            sock = handshake(host, port, context, deadline)
         except CertificateError as refused:
             problem = problem or refused
             continue
@@ -101,7 +103,7 @@ def connect(
             sock.close()
             problem = problem or refused
             continue
-        return Connection(sock, server, trusted_by, by)
+        return Connection(sock, server, trusted_by, by, identity)
     raise problem or refusals.untrusted("No trust anchors are configured; use bootstrap with a fingerprint.")
 
 
@@ -131,7 +133,7 @@ def connect_provisionally(host: str, port: int, *, limits: TlsLimits | None = No
     """
     context = client_context(limits or TlsLimits())
     context.verify_mode = ssl.CERT_NONE
-    sock = _handshake(host, port, context, deadline)
+    sock = handshake(host, port, context, deadline)
     return Connection(sock, _server_certificate(sock), TrustedBy.NOBODY, "")
 
 
@@ -148,7 +150,14 @@ def _server_certificate(sock: ssl.SSLSocket) -> x509.Certificate:
         raise refusals.untrusted("The server's certificate cannot be read.") from None
 
 
-def _handshake(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
+def handshake(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
+    """Connect and do the handshake; `deadline` is of time.monotonic().
+
+    Raises:
+        CertificateError: the context does not trust the server.
+        WireError: no connection.
+        ProviderError: OPERATION_TIMED_OUT.
+    """
     left = deadline - time.monotonic()
     if left <= 0:
         raise refusals.timed_out("There is no time left to connect.")
