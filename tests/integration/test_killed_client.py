@@ -1,5 +1,6 @@
 """A client with ten thousand keys and open contexts is killed: all of it is gone at once, and nobody else notices."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hsmbridge.client import CryptoStack, KeyOperationPermission
+from hsmbridge.client import CryptoStack, GenerateKeyParams, KeyOperationPermission
+from hsmbridge.core.errors import HsmBridgeError
 from hsmbridge.lab.lab import Lab
 from tests.faulty_module import FaultyModule
 
@@ -150,6 +152,24 @@ def test_what_a_killed_client_had_is_gone_at_once_and_nobody_notices(
     usual = {one.slot: round(1000 * one.longest(0.0, killed), 1) for one in bystanders}
     print(f"{count} keys in {provider}: gone after {1000 * (gone - killed):.0f} ms;")
     print(f"the longest signature of others meanwhile {longest} ms, before {usual} ms")
+
+
+@pytest.mark.timeout(120)
+def test_what_a_killed_worker_had_on_the_token_is_gone_with_it(lab: Lab, module: FaultyModule) -> None:
+    params = GenerateKeyParams(key_type="HMAC-SHA256", permissions=int(KeyOperationPermission.SIGN))
+    with CryptoStack(lab.socket, lifetime="fixed", timeout=20) as stack:
+        guards = [stack.generate_key(params, provider="softhsm") for _ in range(20)]
+        closed, destroyed = module.calls("C_CloseSession"), module.calls("C_DestroyObject")
+        os.kill(stack.status().pid, signal.SIGKILL)
+        with pytest.raises(HsmBridgeError):
+            guards[0].mac("HMAC-SHA256", b"message")
+    deadline = time.monotonic() + 20
+    while module.calls("C_CloseSession") == closed:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert module.calls("C_CloseSession") == closed + 1, "one session had them all"
+    assert module.calls("C_DestroyObject") == destroyed
+    lab.wait_until_available()
 
 
 def provider_calls(stack: CryptoStack, provider: str) -> int:

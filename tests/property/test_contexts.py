@@ -362,5 +362,5 @@ class Contexts(RuleBasedStateMachine):
 TestContexts = Contexts.TestCase
 # With --all that is 100,000 steps.
 TestContexts.settings = settings(
-    stateful_step_count=50, max_examples=30 if settings().max_examples <= 100 else settings().max_examples
+    stateful_step_count=50, max_examples=20 if settings().max_examples <= 100 else settings().max_examples
 )

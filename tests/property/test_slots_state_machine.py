@@ -368,5 +368,7 @@ class SlotMachine(RuleBasedStateMachine):
         ]
 
 
-SlotMachine.TestCase.settings = settings(stateful_step_count=30)
+SlotMachine.TestCase.settings = settings(
+    stateful_step_count=30, max_examples=40 if settings().max_examples <= 100 else settings().max_examples
+)
 TestSlots = SlotMachine.TestCase
