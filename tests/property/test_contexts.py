@@ -12,11 +12,20 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
@@ -78,8 +87,12 @@ class Slot:
 
 
 class Contexts(RuleBasedStateMachine):
+    taken: ClassVar[int] = 0
+    """Steps of all runs after which everything was as it should be."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.begun = False
         self.directory = Path(tempfile.mkdtemp(prefix="hb", dir="/tmp"))
         self.service = Served(self.directory, SessionLimits(ROOM, ROOM))
         self.open: list[Open] = []
@@ -357,10 +370,16 @@ class Contexts(RuleBasedStateMachine):
         assert sum(len(session.resources.ephemeral) for session in self.service.sessions.values()) == alive
         assert self.service.ephemeral_keys() == alive
         assert self.service.contexts.count == len(self.open)
+        Contexts.taken += self.begun
+        self.begun = True
 
 
-TestContexts = Contexts.TestCase
-# With --all that is 100,000 steps.
-TestContexts.settings = settings(
-    stateful_step_count=50, max_examples=20 if settings().max_examples <= 100 else settings().max_examples
-)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("steps", [600, pytest.param(100_000, marks=pytest.mark.all)])
+def test_whatever_clients_do_in_whatever_order_the_model_knows_it(steps: int) -> None:
+    before = Contexts.taken
+    while (left := steps - (Contexts.taken - before)) > 0:
+        # Hypothesis ends many examples early.
+        tried = settings(stateful_step_count=50, max_examples=max(10, left // 40))
+        run_state_machine_as_test(Contexts, settings=tried)
+    print(f"{Contexts.taken - before} steps")

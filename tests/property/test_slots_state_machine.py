@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -369,6 +370,6 @@ class SlotMachine(RuleBasedStateMachine):
 
 
 SlotMachine.TestCase.settings = settings(
-    stateful_step_count=30, max_examples=40 if settings().max_examples <= 100 else settings().max_examples
+    stateful_step_count=30, max_examples=30 if settings().max_examples <= 100 else settings().max_examples
 )
-TestSlots = SlotMachine.TestCase
+TestSlots = pytest.mark.timeout(3600)(SlotMachine.TestCase)
