@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-SUITES = ("core", "providers", "pkcs11")
+SUITES = ("core", "providers", "pkcs11", "est")
 
 
 def main() -> int:

@@ -18,7 +18,8 @@ Contender = Callable[[float], float]
 class Result:
     """One line of output. `ours` and `against` are medians of rates; `ratio` is the median over pairs of turns.
 
-    `reason` says why a ratio is low, or why there is none.
+    `target` is the least `ratio`, or the least rate where a case is about that. `reason` says why a ratio is low, or
+    why there is none.
     """
 
     suite: str
@@ -64,10 +65,15 @@ def compare(
     *,
     against_name: str = "direct",
     target: float | None = None,
+    least: float | None = None,
+    unit: str = "operations/s",
     turns: int = 12,
     turn: float = TURN,
 ) -> Result:
-    """Let both take turns, the first one alternating, and compare. A warm-up turn of each is not counted."""
+    """Let both take turns, the first one alternating, and compare. A warm-up turn of each is not counted.
+
+    `target` is the least ratio; or `least`, the least rate of ours.
+    """
     sys.stderr.write(f"{suite}: {case} ...")
     sys.stderr.flush()
     ours(turn)
@@ -81,17 +87,21 @@ def compare(
             mine = ours(turn)
             pairs.append((mine, against(turn)))
     ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+    rate = statistics.median(mine for mine, _ in pairs)
+    holds = None if target is None else ratio >= target
+    if least is not None:
+        target, holds = least, rate >= least
     result = Result(
         suite=suite,
         case=case,
-        ours=round(statistics.median(mine for mine, _ in pairs), 1),
+        ours=round(rate, 1),
         against=round(statistics.median(theirs for _, theirs in pairs), 1),
         against_name=against_name,
         ratio=round(ratio, 3),
-        unit="operations/s",
+        unit=unit,
         repeats=turns,
         target=target,
-        holds=None if target is None else ratio >= target,
+        holds=holds,
     )
     verdict = "" if target is None else f"  (target {target}: {'holds' if result.holds else 'MISSED'})"
     sys.stderr.write(f" {result.ratio}{verdict}\n")
