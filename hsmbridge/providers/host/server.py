@@ -7,6 +7,7 @@ one that sends what is not this protocol is disconnected.
 
 import os
 import secrets
+import select
 import selectors
 import socket
 import struct
@@ -193,8 +194,12 @@ class HostServer:
     def _converse(self, connection: socket.socket) -> None:
         reader = FrameReader(self._spec.max_body)
         receive, send = connection.recv, connection.sendall
+        # A thread that sleeps in recv is woken for nothing whenever the daemon takes a reply: the kernel tells it that
+        # there is room to write. One that waits for something to read is not.
+        waiting = select.poll()
+        waiting.register(connection, select.POLLIN)
         answer: Callable[[Frame], bytes] | None = None
-        while data := receive(_READ_SIZE):
+        while waiting.poll() and (data := receive(_READ_SIZE)):
             for frame in reader.feed(data):
                 if answer is None:
                     answer = self._greet(connection, frame)
