@@ -78,9 +78,15 @@ class CallReader:
 
     def feed(self, data: bytes) -> list[CallFrame]:
         """The frames that `data` completes. Raises WireError; nothing more can be read then."""
+        buffer = self._buffer
+        if not buffer and len(data) >= HEADER_SIZE and self.offered is not None and not self._failed:
+            # Nearly always one read is one frame.
+            code, options, size = HEADER.unpack_from(data)
+            start = HEADER_SIZE + options
+            if start + size == len(data) and code and options <= MAX_OPTIONS and size <= self._max_body:
+                return [CallFrame(code, data[start:])]
         if self._failed:
             raise malformed("the stream is broken")
-        buffer = self._buffer
         buffer += data
         if self.offered is None and buffer:
             self.offered = buffer.pop(0)

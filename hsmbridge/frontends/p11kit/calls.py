@@ -18,7 +18,7 @@ from hsmbridge.frontends.p11kit.numbers import Ckr
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.signing import Signatures
 from hsmbridge.frontends.p11kit.state import Application
-from hsmbridge.wire.p11kit import Argument
+from hsmbridge.wire.p11kit import Argument, Result
 from hsmbridge.wire.p11kit_calls import Call
 
 Function = Callable[..., Answer]
@@ -33,7 +33,16 @@ class Calls:
     def __init__(self, application: Application) -> None:
         """`application`: whose calls these are."""
         self._application = application
-        self.functions: Mapping[str, Function] = MappingProxyType(_table(application))
+        signatures = Signatures(application)
+        self.functions: Mapping[str, Function] = MappingProxyType(_table(application, signatures))
+        self._at_once: Mapping[str, Callable[..., Sequence[Result] | None]] = {
+            "C_SignInit": signatures.sign_init_at_once
+        }
+
+    def at_once(self, call: Call, arguments: Sequence[Argument]) -> Sequence[Result] | None:
+        """The results of a call that programs repeat, where nothing has to be asked for it; else `start` it."""
+        function = self._at_once.get(call.name)
+        return None if function is None or not self._application.initialized else function(*arguments)
 
     def start(self, call: Call, arguments: Sequence[Argument]) -> Answer:
         """A call with its arguments, not begun yet. Raises Refused."""
@@ -45,9 +54,9 @@ class Calls:
         return function(*arguments)
 
 
-def _table(application: Application) -> dict[str, Function]:
+def _table(application: Application, signatures: Signatures) -> dict[str, Function]:
     general, finding, making = General(application), Finding(application), Making(application)
-    signatures, ciphers, digests = Signatures(application), Ciphers(application), Digests(application)
+    ciphers, digests = Ciphers(application), Digests(application)
     return {
         _INITIALIZE: general.initialize,
         "C_Finalize": general.finalize,

@@ -24,6 +24,7 @@ from hsmbridge.frontends.asking import Answer
 from hsmbridge.frontends.outbox import Outbox
 from hsmbridge.frontends.p11kit.calls import Calls
 from hsmbridge.frontends.p11kit.numbers import Ckr
+from hsmbridge.frontends.p11kit.read_ahead import ReadAhead
 from hsmbridge.frontends.p11kit.refusals import Refused, ckr_of
 from hsmbridge.frontends.p11kit.state import Application
 from hsmbridge.service.session import Session
@@ -67,7 +68,6 @@ LINGER = 10.0
 MAX_QUEUED = 1024 * 1024
 """Bytes of replies that an application may leave unread before its further calls wait."""
 
-_RECEIVE_SIZE = 64 * 1024
 _PEER_CREDENTIALS = struct.Struct("3i")
 _UNTIMED = frozenset(("C_GenerateKeyPair", "C_GenerateKey"))
 """Calls that take as long as they take: some devices look for primes for minutes."""
@@ -122,6 +122,7 @@ class P11KitConnection(asyncio.Protocol):
             self._ended = True
             self._transport.abort()
             return
+        self._ahead = ReadAhead(self._socket)
         self._outbox = Outbox(self._front_end.loop, self._socket, self._transport.close, self._relieved)
         self._made = True
         try:
@@ -161,6 +162,10 @@ class P11KitConnection(asyncio.Protocol):
             if not more:  # nothing, or the end of the stream, which is the transport's to tell
                 break
             self._hear(more)
+        try:
+            self._ahead.take()
+        except OSError:  # it would come again from the transport
+            self._transport.abort()
         self._listens = False
 
     def _has_the_turn(self) -> bool:
@@ -169,12 +174,9 @@ class P11KitConnection(asyncio.Protocol):
 
     def _listen(self) -> bytes | None:
         try:
-            return self._attention.listen(self._received)
+            return self._attention.listen(self._ahead.look)
         except OSError:  # the transport sees it too
             return None
-
-    def _received(self) -> bytes:
-        return self._socket.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
 
     def _relieved(self) -> None:
         """The peer has taken all its replies."""
@@ -210,7 +212,7 @@ class P11KitConnection(asyncio.Protocol):
 
     def _rest(self) -> list[CallFrame]:
         """What has come by now of a frame that has begun. Its pieces are sent one directly after the other."""
-        reader, receive = self._reader, self._received
+        reader, receive = self._reader, self._ahead.look
         frames: list[CallFrame] = []
         for _ in range(LOOKS):
             try:
@@ -265,10 +267,15 @@ class P11KitConnection(asyncio.Protocol):
 
     def _begin(self, frame: CallFrame) -> None:
         call, arguments = decode_call(frame.body, self._offered)
-        if self._calls is None:
+        calls = self._calls
+        if calls is None:
             return
         try:
-            running = _Running(frame.code, call, self._calls.start(call, arguments))
+            results = calls.at_once(call, arguments)
+            if results is not None:
+                self._outbox.send(encode_result(frame.code, call, results, self._offered))
+                return
+            running = _Running(frame.code, call, calls.start(call, arguments))
         except Refused as refused:
             self._outbox.send(encode_failure(frame.code, refused.ckr))
             return

@@ -24,6 +24,7 @@ from hsmbridge.wire.p11kit_mechanisms import Mechanism
 if TYPE_CHECKING:
     import hashlib
 
+_SIGNING: Final = Active.SIGN
 _SIGN: Final = int(MechanismFlag.SIGN)
 _VERIFY: Final = int(MechanismFlag.VERIFY)
 
@@ -55,6 +56,24 @@ class Signatures:
     def sign_init(self, handle: int, mechanism: Mechanism | None, key: int) -> Answer:
         """C_SignInit."""
         return (yield from self._signature_init(Active.SIGN, P.SIGN, _SIGN, handle, mechanism, key))
+
+    def sign_init_at_once(self, handle: int, mechanism: Mechanism | None, key: int) -> tuple[()] | None:
+        """C_SignInit with the key and the mechanism of the last one; None where `sign_init` has to look at more."""
+        found = self._found
+        if found is None:
+            return None
+        one, kind, known, token, way = found
+        session = self._application.session(handle)
+        if (
+            mechanism != known
+            or kind is not _SIGNING
+            or session.token is not token
+            or _SIGNING in session.operations
+            or self._application.key_at_once(session, key) is not one
+        ):
+            return None
+        session.operations[_SIGNING] = Signing(key, known, way, Parts(self._application.settings.max_data))
+        return ()
 
     def verify_init(self, handle: int, mechanism: Mechanism | None, key: int) -> Answer:
         """C_VerifyInit."""
@@ -88,12 +107,12 @@ class Signatures:
     def sign(self, handle: int, data: bytes | None, room: int | None) -> Answer:
         """C_Sign."""
         session = self._application.session(handle)
-        signing = under_way(session, Active.SIGN, Signing)
+        signing = under_way(session, _SIGNING, Signing)
         if signing.parts.begun:
-            raise Refused(ended(session, Active.SIGN, Ckr.OPERATION_ACTIVE))
+            raise Refused(ended(session, _SIGNING, Ckr.OPERATION_ACTIVE))
         if room is None or room < signing.way.size:
             return (Needed(signing.way.size),)
-        del session.operations[Active.SIGN]
+        del session.operations[_SIGNING]
         return ((yield from self._signature(session, signing, data or b"")),)
 
     def sign_update(self, handle: int, part: bytes | None) -> Answer:
