@@ -4,7 +4,8 @@
 the layout that its messages had. A daemon serves the version before its own, so these frames must go on being read
 (`tests/unit/wire/test_previous_versions.py`) and answered (`tests/integration/test_previous_versions.py`).
 
-A file is never changed. When the version of the protocol grows, the new one is recorded beside it:
+A file is not changed any more once a release speaks its version; until then, what is new is recorded anew. When the
+version of the protocol grows, the new one is recorded beside the old one:
 
     .venv/bin/python -m tests.wire_corpus.record
 """

@@ -199,6 +199,7 @@ def keys_of_a_tpm(to: Recorder) -> None:
     to.slot("corpus-tpm", "EC-P256", P.SIGN | P.EXPORT, "tpm")
     key = to.id("corpus-tpm")
     to.ask(m.SlotAttestRequest(key, b"a nonce of 16 by"), m.SlotAttestReply)
+    to.ask(m.SlotAttestRequest(key, b"a nonce of 16 by", pcrs=(0, 7)), m.SlotAttestReply)
     exported = to.ask(m.SlotExportRequest(key, "tss2"), m.SlotExportReply)
     to.ask(m.SlotDestroyRequest("corpus-tpm"), m.Empty)
     to.ask(m.SlotAdoptRequest("corpus-tpm", "tpm", material=exported.material), m.SlotAdoptReply)
@@ -284,6 +285,10 @@ def shared_memory(to: Recorder) -> None:
     sealed = to.ask(m.SharedEncryptRequest(aes, "AES-256-GCM", part, part, b"aad"), m.SharedEncryptReply)
     opened = m.SharedDecryptRequest(aes, "AES-256-GCM", part, part, b"aad", sealed.nonce, sealed.tag, sealed.version)
     to.ask(opened, m.SharedDecryptReply)
+    many = m.SharedEncryptManyRequest(
+        aes, "AES-256-GCM", m.SharedRange(memory.buffer, 0, 4096), (0, 1024), (1000, 500), (b"one", b"two")
+    )
+    to.ask(many, m.SharedEncryptManyReply)
 
 
 def the_end(to: Recorder) -> None:
@@ -307,10 +312,10 @@ def record(path: Path) -> list[Exchange]:
 
 
 def main() -> None:
-    """Write the corpus of the newest version, which must not have one yet."""
+    """Write the corpus of the newest version, which must not have one."""
     target = path_of(NEWEST_VERSION)
     if target.exists():
-        sys.exit(f"{target.name} is there and is not changed: it says what version {NEWEST_VERSION} was.")
+        sys.exit(f"{target.name} is there. Remove it if no release has spoken version {NEWEST_VERSION} yet.")
     with Lab.start() as lab:
         corpus = Corpus(NEWEST_VERSION, layout_of(), record(lab.socket))
     target.write_bytes(msgspec.json.format(msgspec.json.encode(corpus), indent=1) + b"\n")

@@ -64,6 +64,11 @@ def test_a_corpus_has_every_operation_of_its_version_carried_out(version: int) -
     assert {name for name, _, _ in corpus.layout.operations.values()} <= done
 
 
+def test_the_newest_corpus_has_every_operation_that_there_is() -> None:
+    recorded = {name for name, _, _ in read(NEWEST_VERSION).layout.operations.values()}
+    assert {row.name for row in OPERATIONS.values()} == recorded, "record it: python -m tests.wire_corpus.record"
+
+
 @each_exchange
 def test_a_recorded_request_is_read_as_it_was_meant(exchange: Exchange) -> None:
     frame = frame_of(exchange.request, reply=False)
