@@ -290,8 +290,9 @@ def test_a_context_keeps_its_key_when_the_guard_is_released(stack: CryptoStack, 
         verifying.finalize(signature)
 
 
-def test_a_context_of_a_revoked_key_fails_at_its_next_call(stack: CryptoStack) -> None:
-    slot = new_slot(stack, "software", "EC-P256", P.SIGN | P.VERIFY)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_context_of_a_revoked_key_fails_at_its_next_call(stack: CryptoStack, provider: str) -> None:
+    slot = new_slot(stack, provider, "EC-P256", P.SIGN | P.VERIFY)
     with stack.sign_context(slot, ECDSA) as context:
         context.update(b"message")
         stack.revoke(slot)
