@@ -2,10 +2,12 @@
 
 import base64
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from cryptography import x509
@@ -19,12 +21,15 @@ from est.csr.linking import Link
 from est.http.authorization import Credentials
 from est.key_places import KeyPlaces
 from est.keys import Key, SoftwareKey
+from est.service.control import ask
 from est.tls.connection import ClientIdentity, TlsLimits
 from hsmbridge.client import KeyOperationPermission
 from hsmbridge.core.errors import AccessError, CertificateError, KeyUseError, RequestError, ResourceError
 from hsmbridge.lab.lab import Lab
+from hsmbridge.lab.places import temporary_directory
 from tests.integration.est.command import PASSWORD, Server, est_here, root_fingerprint
 from tests.integration.est.lab import TLS12, TLS13, USERS, issue, make_site, named
+from tests.integration.est.test_service import configure, service
 
 P = KeyOperationPermission
 LOGIN = Credentials("device", USERS["device"])
@@ -286,6 +291,71 @@ def test_no_file_has_the_private_key_after_enrolling_renewing_and_rekeying(
     assert files_with(secrets_of(known), tmp_path, hsmbridge_lab.directory) == []
     assert not list(tmp_path.rglob("*.key"))
     assert all(b"PRIVATE KEY" not in one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+
+
+def pages(memory: BinaryIO, first: int, last: int) -> Iterator[bytes]:
+    """What can be read of a mapping: of one whose file is shorter, or which was not touched, parts cannot."""
+    while first < last:
+        memory.seek(first)
+        try:
+            part = memory.read(last - first)
+        except OSError:
+            part = b""
+        yield part
+        first += len(part) or mmap.PAGESIZE
+
+
+def memory_with(pid: int, wanted: Iterable[bytes]) -> set[bytes]:
+    """Which of them are in the memory of a process."""
+    left, found = set(wanted), set[bytes]()
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            place, access, *_, name = [*line.split(), ""][:7]
+            if "r" not in access or name.startswith("[v"):
+                continue
+            first, last = (int(one, 16) for one in place.split("-"))
+            octets = b"".join(pages(memory, first, last))
+            found |= {one for one in left if one in octets}
+    return found
+
+
+def test_a_process_that_renews_does_not_have_the_private_keys_in_its_memory(
+    hsmbridge_lab: Lab, places: KeyPlaces
+) -> None:
+    made: dict[str, tuple[ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, str]] = {}
+    for provider in ("softhsm", "tpm"):
+        made[f"{provider}-ec"] = ec.generate_private_key(ec.SECP256R1()), provider
+        made[f"{provider}-rsa"] = rsa.generate_private_key(65537, 2048), provider
+    site = make_site(Profile(lifetime=3600))
+    prefix = new_name()
+    more = f'slot = "{prefix}-NAME"\nprovider = "softhsm"\nrekey = false\n'
+    for name, (private, provider) in made.items():
+        pkcs8 = private.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        places.take_in(f"slot:{prefix}-{name}", pkcs8, provider)
+    with temporary_directory() as folder, site.serving() as listener:
+        file = configure(folder, site, listener, tuple(made), more)
+        with service(file, hsmbridge_lab) as running:
+            for name in made:
+                for _ in range(2):
+                    told = ask(folder / "control", "renew", name)
+                    assert isinstance(told, dict)
+                    assert told["reason"] == ""
+            publics = {point_or_modulus(private) for private, _ in made.values()}
+            assert memory_with(running.pid, publics) == publics, "the search finds what there is"
+            parts = [part for private, _ in made.values() for part in secrets_of(private)]
+            # As they are, and turned round, as programs keep large numbers.
+            secrets = {*parts, *(part[::-1] for part in parts)}
+            assert memory_with(running.pid, secrets) == set()
+
+
+def point_or_modulus(private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    """What certificates for this key have in them."""
+    spki = private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return spki[-64:]
 
 
 def test_a_key_that_the_server_made_is_imported_and_never_written(
