@@ -19,7 +19,7 @@ from hsmbridge.providers.tpm.schemes import DECRYPTION_SCHEMES, NO_TICKET, SIGNA
 from hsmbridge.providers.tpm.templates import public_template
 
 _CURVES = {"EC-P256": ec.SECP256R1(), "EC-P384": ec.SECP384R1(), "EC-P521": ec.SECP521R1()}
-_HASHES = {"SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
+_HASHES = {"SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512"}
 _USES = {
     Kind.SIGNATURE: P.SIGN | P.VERIFY,
     Kind.MAC: P.SIGN | P.VERIFY,

@@ -81,8 +81,10 @@ def _rsa_signature(row: Algorithm, key_type: KeyType | None, operation: KeyOpera
 
 
 def _rsa_encryption(row: Algorithm, key_type: KeyType | None, operation: KeyOperation) -> Operation:
-    key, hash_, data = _rsa(_bits(key_type)), HASHES[row.hash], payload(row)
-    scheme = rsa_padding.OAEP(rsa_padding.MGF1(hash_), hash_, None)
+    key, data = _rsa(_bits(key_type)), payload(row)
+    scheme: rsa_padding.AsymmetricPadding = rsa_padding.PKCS1v15()
+    if row.scheme is Scheme.RSAES_OAEP:
+        scheme = rsa_padding.OAEP(rsa_padding.MGF1(HASHES[row.hash]), HASHES[row.hash], None)
     public = key.public_key()
     if operation is KeyOperation.ENCRYPT:
         return lambda: public.encrypt(data, scheme)
@@ -265,6 +267,7 @@ _SCHEMES: Mapping[Scheme, Callable[[Algorithm, KeyType | None, KeyOperation], Op
     Scheme.RSASSA_PKCS1: _rsa_signature,
     Scheme.RSASSA_PSS: _rsa_signature,
     Scheme.RSAES_OAEP: _rsa_encryption,
+    Scheme.RSAES_PKCS1: _rsa_encryption,
     Scheme.ECDSA: _ecdsa,
     Scheme.EDDSA: _plain_signature,
     Scheme.ML_DSA: _plain_signature,

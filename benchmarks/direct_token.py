@@ -28,6 +28,7 @@ _CURVES: Mapping[str, ec.EllipticCurve] = {
     "EC-P521": ec.SECP521R1(),
 }
 _RSA = {
+    ("SHA-1", Scheme.RSASSA_PKCS1): Mechanism.SHA1_RSA_PKCS,
     ("SHA-256", Scheme.RSASSA_PKCS1): Mechanism.SHA256_RSA_PKCS,
     ("SHA-384", Scheme.RSASSA_PKCS1): Mechanism.SHA384_RSA_PKCS,
     ("SHA-512", Scheme.RSASSA_PKCS1): Mechanism.SHA512_RSA_PKCS,

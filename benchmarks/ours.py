@@ -3,14 +3,14 @@
 import itertools
 from collections.abc import Iterator
 
-from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, x448, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from benchmarks.workload import NotMeasured, Operation, kdf_of, payload
 from hsmbridge.client import CryptoStack, KeyOperationPermission, ProviderInfo
-from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, algorithm
+from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, Scheme, algorithm
 from hsmbridge.core.errors import HsmBridgeError, Status
-from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType, key_type
+from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType, Maturity, key_type
 from hsmbridge.core.params import AgreeKeyParams, DeriveKeyParams, Hkdf
 
 P = KeyOperationPermission
@@ -76,6 +76,9 @@ class Ours:
                 return lambda: slot.verify_mac(row.name, data, value)
             case _, KeyOperation.ENCRYPT:
                 return lambda: slot.encrypt(row.name, data)
+            case _, KeyOperation.DECRYPT if row.scheme is Scheme.RSAES_PKCS1:
+                foreign = self._encrypted_outside(slot.name, data)
+                return lambda: slot.decrypt(row.name, foreign)
             case _, KeyOperation.DECRYPT:
                 sealed = slot.encrypt(row.name, data)
                 return lambda: slot.decrypt(row.name, sealed)
@@ -92,6 +95,12 @@ class Ours:
                 derivation = DeriveKeyParams(key_type=_DERIVED, permissions=P.DERIVE, kdf=kdf_of(row))
                 name = slot.name
                 return lambda: self._stack.derive_key(name, derivation).release()
+
+    def _encrypted_outside(self, slot: str, data: bytes) -> bytes:
+        public = load_der_public_key(self._stack.show_slot(slot).versions[0].public_key)
+        if not isinstance(public, rsa.RSAPublicKey):
+            raise NotMeasured("the slot has no RSA key")
+        return public.encrypt(data, padding.PKCS1v15())
 
     def _agreement(self, slot: str, key: KeyType) -> Operation:
         """Through HKDF where the provider does that, else the secret as it is; the key is given back."""
@@ -117,7 +126,7 @@ class Ours:
         """Destroy the keys that served this algorithm alone: a token may take longer for each object that it holds."""
         claimed = [algorithm(claim.algorithm) for claim in provider.claims]
         for key in candidates(provider, row):
-            alone = key.symmetric or not any(other.takes(key) for other in claimed if other is not row)
+            alone = _for_one(row, key) or not any(other.takes(key) for other in claimed if other is not row)
             name = self._slots.pop(_place(provider, row, key), "") if alone else ""
             if name:
                 self._stack.destroy(name)
@@ -132,7 +141,7 @@ class Ours:
                 key.name,
                 uses,
                 providers=[provider.name],
-                algorithms=[row.name] if key.symmetric and row.kind is not Kind.KDF else [],
+                algorithms=[row.name] if _for_one(row, key) and row.kind is not Kind.KDF else [],
                 timeout=60,
             )
             self._slots[place] = name
@@ -140,7 +149,12 @@ class Ours:
 
 
 def _place(provider: ProviderInfo, row: Algorithm, key: KeyType) -> _Place:
-    return provider.name, key.name, int(_USES[row.kind]), row.name if key.symmetric else ""
+    return provider.name, key.name, int(_USES[row.kind]), row.name if _for_one(row, key) else ""
+
+
+def _for_one(row: Algorithm, key: KeyType) -> bool:
+    """Whether a slot of its own is made: pairs are slow to make, and serve all that need not be allowed by name."""
+    return key.symmetric or row.maturity is not Maturity.CURRENT
 
 
 def candidates(provider: ProviderInfo, row: Algorithm) -> Iterator[KeyType]:

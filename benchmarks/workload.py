@@ -51,7 +51,7 @@ def payload(row: Algorithm) -> bytes:
     """What is signed, authenticated, hashed or encrypted: 64 bytes, 1 KiB, or as much as RSA takes."""
     if row.kind is Kind.SIGNATURE:
         return MESSAGE
-    return SHORT if row.scheme is Scheme.RSAES_OAEP else DATA
+    return SHORT if row.scheme in {Scheme.RSAES_OAEP, Scheme.RSAES_PKCS1} else DATA
 
 
 _KDFS: Mapping[Scheme, Callable[[str], KdfParameters]] = {
