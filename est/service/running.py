@@ -33,15 +33,18 @@ class Keeper:
         self._generations = Generations(kept.folder, places)
         self._renewer = Renewer(kept.watch, self._generations)
         self._changed = threading.Condition()
-        self._forced = False
-        self._steps = 0
+        self._wishes = 0
+        """How often a renewal was wished for."""
+        self._served = 0
+        """How many of those wishes have had an attempt that began after them."""
         self._due = 0.0
 
     def keep(self, stop: threading.Event, after_step: threading.Event) -> None:
         """Renew until `stop` is set and `wake` was called; set `after_step` after each attempt."""
         while not stop.is_set():
             with self._changed:
-                forced, self._forced = self._forced, False
+                wished = self._wishes
+                forced = wished > self._served
             try:
                 due = self._renewer.step(time.time(), forced=forced)
             except Exception:  # noqa: BLE001 - the top of a thread: a mistake must not end the care for a certificate
@@ -49,11 +52,11 @@ class Keeper:
                 due = time.time() + FIRST_RETRY
             with self._changed:
                 self._due = due
-                self._steps += 1
+                self._served = wished
                 self._changed.notify_all()
             after_step.set()
             with self._changed:
-                while not (stop.is_set() or self._forced):
+                while not stop.is_set() and self._wishes == self._served:
                     left = self._due - time.time()
                     if left <= 0:
                         break
@@ -67,11 +70,11 @@ class Keeper:
     def renew_now(self, timeout: float) -> bool:
         """Renew before it is due; whether the attempt ended within `timeout` seconds. `standing` tells how."""
         with self._changed:
-            # A step that is under way began before this wish; the one after it counts.
-            self._forced = True
+            self._wishes += 1
+            mine = self._wishes
             self._changed.notify_all()
-            before = self._steps
-            return self._changed.wait_for(lambda: self._steps > before and not self._forced, timeout)
+            # A step that is under way began before this wish; the one after it counts.
+            return self._changed.wait_for(lambda: self._served >= mine, timeout)
 
     def standing(self) -> Standing:
         """How it is."""

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from est import refusals
 from est.ca.profile import Profile
 from est.key_places import KeyPlaces
-from est.server.listener import Listener
+from est.server.listener import Handler, Listener
+from est.server.messages import Peer, ServerRequest, ServerResponse
 from est.service import control
 from est.service.configuration import read_service_file
 from est.service.control import ControlSocket, ask
@@ -143,6 +144,39 @@ def test_a_service_manager_is_told_when_it_is_ready_and_when_it_ends(
             running.send_signal(signal.SIGTERM)
             assert manager.recv(100) == b"STOPPING=1"
             assert running.wait(20) == 0
+
+
+def test_a_wish_during_an_attempt_waits_for_the_attempt_after_it(folder: Path) -> None:
+    site = make_site(Profile(lifetime=3600))
+    arrived, released = threading.Event(), threading.Event()
+
+    def held(handler: Handler) -> Handler:
+        def handle(request: ServerRequest, peer: Peer) -> ServerResponse:
+            if request.target.endswith("/simpleenroll"):
+                arrived.set()
+                assert released.wait(30)
+            return handler(request, peer)
+
+        return handle
+
+    stop = threading.Event()
+    with site.serving(held) as listener:
+        keeping = RenewalService(read_service_file(configure(folder, site, listener, ("a",))).kept, KeyPlaces())
+        thread = threading.Thread(target=keeping.run, args=(stop,))
+        thread.start()
+        try:
+            assert arrived.wait(30)
+            wishes = [threading.Thread(target=keeping.keepers["a"].renew_now, args=(30,)) for _ in range(2)]
+            for wish in wishes:
+                wish.start()
+            released.set()
+            for wish in wishes:
+                wish.join()
+            # The first enrolment, and one renewal for both wishes or one for each.
+            assert 2 <= keeping.keepers["a"].standing().renewals <= 3
+        finally:
+            stop.set()
+            thread.join(30)
 
 
 def test_a_failed_renewal_is_told_by_the_control_socket(folder: Path) -> None:
