@@ -42,6 +42,11 @@ def too_large(message: str) -> HsmBridgeError:
     return error(Status.DATA_TOO_LARGE, message)
 
 
+def too_many(message: str) -> HsmBridgeError:
+    """More at a time than one may have."""
+    return error(Status.RATE_LIMITED, message)
+
+
 def timed_out(message: str) -> HsmBridgeError:
     """The deadline passed."""
     return error(Status.OPERATION_TIMED_OUT, message)

@@ -16,6 +16,12 @@ from est import refusals
 CHALLENGE_LIFE = 600
 """Seconds within which a challenge is to be answered."""
 
+MAX_WAITING = 100
+"""Requests of one requester that wait at a time: each takes room, and somebody has to look at it."""
+
+FORGOTTEN = 30 * 86400.0
+"""Seconds after which a request that nobody approved is forgotten; a client that still wants it asks again."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS certificate (
     serial TEXT PRIMARY KEY, der BLOB NOT NULL, subject TEXT NOT NULL, profile TEXT NOT NULL, requester TEXT NOT NULL,
@@ -133,14 +139,29 @@ class Record:
         return int(row[0])
 
     def wait(self, id_: str, subject: str, requester: str) -> bool:
-        """Note a request, and whether it is approved."""
+        """Note a request, and whether it is approved; older ones that nobody approved are forgotten.
+
+        Raises:
+            LimitError: this requester has as many waiting as one may.
+        """
+        now = time.time()
         with self._writing() as database:
-            database.execute(
-                "INSERT INTO waiting (id, subject, requester, asked_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (id_, subject, requester, time.time()),
-            )
+            for table in ("waiting_request", "waiting"):
+                database.execute(
+                    f"DELETE FROM {table} WHERE id IN (SELECT id FROM waiting WHERE asked_at < ? AND NOT approved)",  # noqa: S608 - two names
+                    (now - FORGOTTEN,),
+                )
             row = database.execute("SELECT approved FROM waiting WHERE id = ?", (id_,)).fetchone()
-        return bool(row[0])
+            if row is not None:
+                return bool(row[0])
+            held = database.execute("SELECT count(*) FROM waiting WHERE requester = ?", (requester,)).fetchone()
+            if held[0] >= MAX_WAITING:
+                raise refusals.too_many(f"{MAX_WAITING} requests of yours wait for approval; more are not taken.")
+            database.execute(
+                "INSERT INTO waiting (id, subject, requester, asked_at) VALUES (?, ?, ?, ?)",
+                (id_, subject, requester, now),
+            )
+        return False
 
     def waiting(self) -> tuple[Waiting, ...]:
         """The requests that wait."""
