@@ -24,6 +24,7 @@ DEFAULT_ISOLATION: Final = {
 
 
 P11KIT_SOCKET_NAME: Final = "p11kit.sock"
+P11KIT_WRONG_PINS_NAME: Final = "p11kit.pins"
 SSH_AGENT_SOCKET_NAME: Final = "ssh-agent.sock"
 
 Descriptor = Annotated[int, Meta(ge=3)]

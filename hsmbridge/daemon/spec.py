@@ -37,11 +37,12 @@ class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class P11KitSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The PKCS#11 front end, in the words of its section. `pin` is b"" where none is asked for."""
+    """The PKCS#11 front end, in the words of its section, and where it counts wrong PINs; `pin` may be b""."""
 
     tokens: str
     templates: str
     login: str
+    wrong_pins: str
     pin: bytes = b""
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -355,6 +356,7 @@ def _p11kit_settings(spec: WorkerSpec) -> P11KitSettings | None:
         templates=TemplatePolicy(told.templates),
         login=LoginPolicy(told.login),
         pin=told.pin,
+        wrong_pins=Path(told.wrong_pins),
         version=spec.version,
         max_data=spec.max_frame,
         max_connections=spec.max_connections,

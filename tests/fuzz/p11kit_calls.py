@@ -39,6 +39,7 @@ SETTINGS = P11KitSettings(
     templates=TemplatePolicy.ATTENUATE,
     login=LoginPolicy.NONE,
     pin=b"",
+    wrong_pins=Path("/nonexistent"),
     version="1.2.3",
     max_data=4096,
     max_connections=1,
@@ -100,7 +101,7 @@ def ask_all(data: bytes) -> list[bytes]:
         _WORLD.pop().close()
         _WORLD.append(_World())
     world = _WORLD[0]
-    application = Application(ALICE, OFFERED, world.directory, SETTINGS, PinCounter(b"", lambda: 0.0))
+    application = Application(ALICE, OFFERED, world.directory, SETTINGS, PinCounter(b"", SETTINGS.wrong_pins))
     calls = Calls(application)
     try:
         return [_ask(world, calls, name, arguments) for name, arguments in (*_PRELUDE, *_row(data))]

@@ -23,7 +23,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     pin_file.touch(mode=0o600)
     pin_file.write_bytes(PIN + b"\n")
     settings = f'tokens = "merged"\ntemplates = "refuse"\nlogin = "pin"\npin_file = "{pin_file}"'
-    with start(settings, LabOptions(tpm=False)) as lab:
+    with start(settings, LabOptions(tpm=False, workers=2)) as lab:
         yield Service(lab)
 
 
@@ -106,5 +106,6 @@ def test_wrong_pins_are_counted_by_user_and_not_by_connection(strict: Service) -
     for wrong in (b"something else", None, PIN + b"\n"):
         with strict.client() as client, refused(Ckr.PIN_INCORRECT):
             client.call("C_Login", u(client.open(0)), u(1), ay(wrong))
-    with strict.client() as client, refused(Ckr.PIN_LOCKED):
-        client.call("C_Login", u(client.open(0)), u(1), ay(PIN))
+    for _ in range(8):  # whichever of the daemon's processes takes the connection
+        with strict.client() as client, refused(Ckr.PIN_LOCKED):
+            client.call("C_Login", u(client.open(0)), u(1), ay(PIN))

@@ -59,7 +59,7 @@ class P11KitFrontEnd(Admission[P11KitConnection]):
         self.runner = runner
         self.settings = settings
         self.directory = Directory(settings.tokens, stamp, loop.time)
-        self.pins = PinCounter(settings.pin, loop.time)
+        self.pins = PinCounter(settings.pin, settings.wrong_pins)
         self.watch_deadlines = watch_deadlines
         self.turns = turns
         self.thread = threading.get_ident()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum, unique
+from pathlib import Path
 
 
 @unique
@@ -35,6 +36,7 @@ class P11KitSettings:
     Attributes:
         tokens, templates, login: see each.
         pin: the PIN, where one has to be given. Never shown.
+        wrong_pins: the file in which all daemon processes count wrong ones.
         version: of the daemon.
         max_data: the most data of one call, and what a multi-part operation may collect.
         max_connections, max_connections_per_principal, max_in_flight: as of the native front end.
@@ -46,6 +48,7 @@ class P11KitSettings:
     templates: TemplatePolicy
     login: LoginPolicy
     pin: bytes
+    wrong_pins: Path
     version: str
     max_data: int
     max_connections: int

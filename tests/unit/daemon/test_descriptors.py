@@ -6,7 +6,7 @@ import sys
 from hsmbridge.daemon.descriptors import descriptors_needed
 from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec
 
-P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none")
+P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none", wrong_pins="")
 SSH_AGENT = SshAgentSpec(slots=(), forwarding=False)
 TAKE = """
 import resource, sys

@@ -3,6 +3,7 @@
 import inspect
 import types
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ SETTINGS = P11KitSettings(
     templates=TemplatePolicy.ATTENUATE,
     login=LoginPolicy.NONE,
     pin=b"",
+    wrong_pins=Path("/nonexistent"),
     version="1.2.3",
     max_data=1000,
     max_connections=1,
@@ -48,7 +50,7 @@ TYPES: dict[str, object] = {
 @pytest.fixture
 def calls() -> Calls:
     directory = Directory(TokenView.PROVIDERS, lambda: b"", lambda: 0.0)
-    return Calls(Application("uid:0", 2, directory, SETTINGS, PinCounter(b"", lambda: 0.0)))
+    return Calls(Application("uid:0", 2, directory, SETTINGS, PinCounter(b"", SETTINGS.wrong_pins)))
 
 
 def test_every_function_takes_what_its_calls_signature_brings(calls: Calls) -> None:
