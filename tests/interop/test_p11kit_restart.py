@@ -1,8 +1,11 @@
 """A restart of the daemon under load: what stock clients make of it, and what is there afterwards."""
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from tests.interop.p11kit_client import MODULE, Service, service
@@ -39,3 +42,39 @@ def test_a_stock_client_loses_its_connection_and_goes_on_after_initialising_agai
     finally:
         application.kill()
         application.communicate()
+
+
+class Maker(threading.Thread):
+    """An application that makes one key after the other until it loses its connection."""
+
+    def __init__(self, service: Service, number: int) -> None:
+        super().__init__()
+        self.service = service
+        self.number = number
+        self.begun = threading.Event()
+        self.acknowledged: list[bytes] = []
+
+    def run(self) -> None:
+        with suppress(OSError), self.service.client() as client:
+            session = client.open(client.slot("software"))
+            for count in itertools.count():
+                label = f"made {self.number} {count}".encode()
+                client.key_pair(session, TOKEN=1, LABEL=label, SIGN=1)
+                self.acknowledged.append(label)
+                self.begun.set()
+
+
+def test_a_restart_under_load_loses_nothing_that_was_acknowledged(service: Service) -> None:
+    makers = [Maker(service, number) for number in range(8)]
+    for one in makers:
+        one.start()
+    for one in makers:
+        assert one.begun.wait(30)
+    service.lab.restart_daemon()
+    for one in makers:
+        one.join(30)
+        assert not one.is_alive(), "the lost connection was told"
+    with service.client() as client:
+        session = client.open(client.slot("software"))
+        for label in itertools.chain.from_iterable(one.acknowledged for one in makers):
+            assert len(client.find(session, LABEL=label)) == 2, label

@@ -117,6 +117,20 @@ def test_sessions_with_other_host_keys_are_bound_too(
     destroy(service, name)
 
 
+def test_a_server_shows_a_host_key_of_the_agent(service: SshService, name: str, tmp_path: Path) -> None:
+    host = service.make(f"{name}-host", "EC-P256", "tpm", tmp_path)
+    line = service.make(name, "Ed25519", "software", tmp_path)
+    public = tmp_path / f"{name}-host.pub"
+    public.chmod(0o600)
+    with sshd(tmp_path, line, f"HostKey {public}", f"HostKeyAgent {service.socket}") as port:
+        (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{port} {host}\n")
+        of_the_host = ("-o", "HostKeyAlgorithms=ecdsa-sha2-nistp256")
+        said = service.does(*ssh(port, "-v", *of_the_host, *ONLY, f"{name}.pub"), cwd=tmp_path)
+    assert "logged in" in said
+    assert "Server host key: ecdsa-sha2-nistp256" in said
+    destroy(service, name, f"{name}-host")
+
+
 @pytest.mark.parametrize(
     ("provider", "key_type"), [("software", "Ed25519"), ("softhsm", "RSA-2048"), ("tpm", "EC-P256")]
 )
