@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.x509.oid import NameOID
 
@@ -164,15 +164,30 @@ def test_a_json_web_token(stack: CryptoStack, algorithm: str, key_type: str, pro
     assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey)
     token = jwt.encode({"sub": "a slot"}, key, algorithm=algorithm)
     assert jwt.decode(token, key.public_key(), algorithms=[algorithm]) == {"sub": "a slot"}
-    if algorithm == "RS256":
-        signed, _, signature = token.rpartition(".")
-        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (tmp_path / "public.pem").write_bytes(public)
-        (tmp_path / "signature").write_bytes(jwt.utils.base64url_decode(signature))
-        openssl(
-            *("dgst", "-sha256", "-verify", tmp_path / "public.pem", "-signature", tmp_path / "signature"),
-            given=signed.encode(),
+    signed, _, encoded = token.rpartition(".")
+    signature = jwt.utils.base64url_decode(encoded)
+    if algorithm.startswith("ES"):
+        # A JSON Web Signature has both numbers one after the other (RFC 7518 section 3.4); openssl wants them in DER.
+        half = len(signature) // 2
+        signature = encode_dss_signature(
+            *(int.from_bytes(part, "big") for part in (signature[:half], signature[half:]))
         )
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "public.pem").write_bytes(public)
+    (tmp_path / "signature").write_bytes(signature)
+    (tmp_path / "signed").write_text(signed)
+    names = (
+        "-pubin",
+        "-inkey",
+        tmp_path / "public.pem",
+        "-sigfile",
+        tmp_path / "signature",
+        "-in",
+        tmp_path / "signed",
+    )
+    pss = ("-pkeyopt", "rsa_padding_mode:pss", "-pkeyopt", "rsa_pss_saltlen:digest") if algorithm == "PS256" else ()
+    digest = () if algorithm == "EdDSA" else ("-digest", f"sha{algorithm[2:]}")
+    assert "Verified Successfully" in openssl("pkeyutl", "-verify", *names, "-rawin", *digest, *pss)
 
 
 # --- SSH -----------------------------------------------------------------------------------------------------------
