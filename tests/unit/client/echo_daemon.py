@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hsmbridge.core import messages as m
-from hsmbridge.core.errors import HsmBridgeError, ResourceError, SignatureInvalid, Status
+from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, SignatureInvalid, Status
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.operations import HELLO_OPCODE
 from hsmbridge.wire.codec import (
@@ -113,8 +113,11 @@ class Peer:
 
     def _reply_or_error(self, request: msgspec.Struct) -> msgspec.Struct | HsmBridgeError:
         self.requests.append(request)
+        answer = self.daemon.answers.get(type(request))
+        if answer is None:
+            return RequestError(Status.NOT_SUPPORTED)
         try:
-            return self.daemon.answers[type(request)](self, request)
+            return answer(self, request)
         except HsmBridgeError as problem:
             return problem
 
