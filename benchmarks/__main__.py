@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-SUITES = ("core", "providers", "pkcs11", "est")
+SUITES = ("core", "providers", "pkcs11", "est", "contexts")
 
 
 def main() -> int:

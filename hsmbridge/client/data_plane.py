@@ -37,7 +37,7 @@ SHARED_SIZE = 16 * 1024 * 1024
 """Bytes that a connection asks for, or as many as a frame may have."""
 
 _ROOM = 64
-"""Bytes by which a ciphertext may be longer than its plaintext: padding."""
+"""Bytes by which a ciphertext may be longer than its plaintext: padding, or a tag behind it."""
 
 _ATTEMPTS = 2
 """A thread that was reading already when the descriptor was asked for loses it; it is not lost a second time."""
@@ -74,7 +74,10 @@ class DataPlane(Caller):
         buffers = _buffers_of(self._connection(seconds), seconds)
         if buffers is None:
             raise RequestError(Status.NOT_SUPPORTED, "The daemon shares no memory with this connection.")
-        return buffers.allocator.allocate(length)
+        try:
+            return buffers.allocator.allocate(length, _ROOM)
+        except LimitError:  # the room behind is not needed, it only saves a copy of the tag
+            return buffers.allocator.allocate(length)
 
     def digest_in_place(
         self, algorithm: str, part: Allocation, length: int, *, provider: str = "", timeout: Timeout = UNSET
@@ -113,7 +116,7 @@ class DataPlane(Caller):
         associated, given = octets(aad), octets(nonce)
 
         def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptRequest:
-            source, target = where.range(part, length), where.range(part, part.length)
+            source, target = where.range(part, length), where.range(part, part.length + part.spare)
             return m.SharedEncryptRequest(resource, algorithm, source, target, associated, given)
 
         return self._in_place(m.SharedEncryptReply, make, key, part, timeout)
@@ -140,7 +143,7 @@ class DataPlane(Caller):
         associated = tuple(map(octets, aads))
 
         def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptManyRequest:
-            memory = where.range(part, part.length)
+            memory = where.range(part, part.length + part.spare)
             return m.SharedEncryptManyRequest(resource, algorithm, memory, offsets, lengths, associated)
 
         return self._in_place(m.SharedEncryptManyReply, make, key, part, timeout)
@@ -317,6 +320,9 @@ def _copying(data: bytes) -> Callable[[memoryview], None]:
 
 def _buffers_of(connection: Connection, seconds: float | None) -> SharedBuffers | None:
     """The shared memory of a connection, asked for once; None where there is none."""
+    known = connection.shared
+    if isinstance(known, SharedBuffers):
+        return known
     with connection.sharing:
         if not connection.shared_asked:
             connection.shared_asked = True

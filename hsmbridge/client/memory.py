@@ -21,15 +21,19 @@ class Allocation:
     Attributes:
         offset: where it begins.
         length: bytes asked for.
-        view: those bytes; dead when the part is released.
+        spare: bytes behind them that belong to it too, for what is put behind a message.
+        view: those asked for; dead when the part is released.
     """
 
-    __slots__ = ("_allocator", "length", "offset", "view")
+    __slots__ = ("_allocator", "length", "offset", "spare", "view")
 
-    def __init__(self, allocator: "MemoryAllocator", offset: int, length: int, view: memoryview) -> None:
+    def __init__(
+        self, allocator: "MemoryAllocator", offset: int, length: int, view: memoryview, spare: int = 0
+    ) -> None:
         self._allocator: MemoryAllocator | None = allocator
         self.offset = offset
         self.length = length
+        self.spare = spare
         self.view = view
 
     @property
@@ -48,7 +52,7 @@ class Allocation:
         if allocator is not None:
             self.view.release()
             self._allocator = None
-            allocator.take_back(self.offset, self.length)
+            allocator.take_back(self.offset, self.length + self.spare)
 
     def abandon(self) -> None:
         """Never give it back: somebody may still write to it, and nobody else is to get it."""
@@ -94,24 +98,24 @@ class MemoryAllocator:
         with self._lock:
             return sum(length for _, length in self._free)
 
-    def allocate(self, length: int) -> Allocation:
-        """A part of `length` bytes, with whatever was there before.
+    def allocate(self, length: int, spare: int = 0) -> Allocation:
+        """A part of `length` bytes and so many to spare, with whatever was there before.
 
         Raises:
             RequestError: INVALID_ARGUMENT below one byte.
             LimitError: TOO_MANY_RESOURCES where no free piece is as large.
         """
-        if length < 1:
+        if length < 1 or spare < 0:
             raise RequestError(Status.INVALID_ARGUMENT, "A part has at least one byte.")
         with self._lock:
             for index, (offset, free) in enumerate(self._free):
-                if free >= length:
-                    taken = min(_rounded(length), free)
+                if free >= length + spare:
+                    taken = min(_rounded(length + spare), free)
                     if taken == free:
                         del self._free[index]
                     else:
                         self._free[index] = offset + taken, free - taken
-                    return Allocation(self, offset, length, self._memory[offset : offset + length])
+                    return Allocation(self, offset, length, self._memory[offset : offset + length], spare)
         raise LimitError(Status.TOO_MANY_RESOURCES, f"There are no {length:,} bytes in one piece; release some parts.")
 
     def take_back(self, offset: int, length: int) -> None:

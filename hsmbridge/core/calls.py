@@ -500,7 +500,7 @@ class DecryptInto(msgspec.Struct, frozen=True):
     """As DecryptCall, for AEADs, with the plaintext in memory of the caller. → int, its length.
 
     Attributes:
-        ciphertext: which does not change meanwhile.
+        sealed: the ciphertext and behind it the tag; they do not change meanwhile.
         target: as long as the ciphertext, and perhaps where that lies. Nobody else sees it: there may be plaintext
             in it before the tag is verified, and after a failure.
     """
@@ -508,9 +508,8 @@ class DecryptInto(msgspec.Struct, frozen=True):
     handle: int
     algorithm: str
     nonce: bytes
-    ciphertext: memoryview
+    sealed: memoryview
     aad: bytes
-    tag: bytes
     target: memoryview
 
 

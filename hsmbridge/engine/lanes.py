@@ -208,7 +208,7 @@ class ThreadLane:
             most = ALONE_BYTES if self._alone() else 0
             return call.algorithm in _FAST_ENCRYPT and sum(map(len, call.messages)) <= most
         if type(call) is calls.DecryptInto:
-            return call.algorithm in _FAST_DECRYPT and len(call.ciphertext) <= ALONE_BYTES and self._alone()
+            return call.algorithm in _FAST_DECRYPT and len(call.sealed) <= ALONE_BYTES and self._alone()
         return False
 
     def perform(self, call: calls.ProviderCall) -> calls.ProviderReply:
@@ -384,7 +384,7 @@ _SHORT: Mapping[type[calls.ProviderCall], _Rule] = MappingProxyType(
                 lambda c: c.algorithm in _FAST_ENCRYPT and sum(map(len, c.messages)) <= INLINE_BYTES,
             ),
             _rule(calls.EncryptInto, lambda c: c.algorithm in _FAST_ENCRYPT and len(c.plaintext) <= INLINE_BYTES),
-            _rule(calls.DecryptInto, lambda c: c.algorithm in _FAST_DECRYPT and len(c.ciphertext) <= INLINE_BYTES),
+            _rule(calls.DecryptInto, lambda c: c.algorithm in _FAST_DECRYPT and len(c.sealed) <= INLINE_BYTES),
             _rule(calls.DigestCall, lambda c: len(c.data) <= INLINE_BYTES),
             _rule(calls.StreamOpenCall, lambda c: True),
             _rule(calls.StreamUpdateCall, lambda c: len(c.data) <= INLINE_BYTES),

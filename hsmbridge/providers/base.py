@@ -122,17 +122,11 @@ class Provider(ABC):
             message[:] = made.ciphertext + made.tag
 
     def decrypt_into(
-        self,
-        handle: int,
-        row: Algorithm,
-        nonce: bytes,
-        ciphertext: memoryview,
-        aad: bytes,
-        tag: bytes,
-        target: memoryview,
+        self, handle: int, row: Algorithm, nonce: bytes, sealed: memoryview, aad: bytes, target: memoryview
     ) -> int:
         """As `decrypt`, with the plaintext in `target`, as DecryptInto says: its length. For AEADs."""
-        plaintext = self.decrypt(handle, row, nonce, bytes(ciphertext), aad, tag)
+        end = len(sealed) - row.tag_size
+        plaintext = self.decrypt(handle, row, nonce, bytes(sealed[:end]), aad, bytes(sealed[end:]))
         target[: len(plaintext)] = plaintext
         return len(plaintext)
 
@@ -297,9 +291,7 @@ _HANDLERS: Mapping[type[calls.ProviderCall], _Handler] = MappingProxyType(
             ),
             _entry(
                 calls.DecryptInto,
-                lambda p, c: p.decrypt_into(
-                    c.handle, algorithm(c.algorithm), c.nonce, c.ciphertext, c.aad, c.tag, c.target
-                ),
+                lambda p, c: p.decrypt_into(c.handle, algorithm(c.algorithm), c.nonce, c.sealed, c.aad, c.target),
             ),
             _entry(calls.EncapsulateCall, lambda p, c: p.encapsulate(c.handle, algorithm(c.algorithm))),
             _entry(

@@ -4,6 +4,7 @@ It is used again and again: fresh pages for every message would cost more than t
 what a message left there lies there until the next one overwrites it, as in any memory that was given back.
 """
 
+import mmap
 from typing import Final
 
 KEPT: Final = 2
@@ -24,10 +25,15 @@ class PrivateMemory:
         try:
             buffer = self._kept.pop()
         except IndexError:
-            return memoryview(bytearray(length))
-        return buffer if len(buffer) >= length else memoryview(bytearray(length))
+            return _new(length)
+        return buffer if len(buffer) >= length else _new(length)
 
     def give_back(self, buffer: memoryview) -> None:
         """The caller needs it no more. One that never comes back, because its call hangs, is no loss."""
         if len(buffer) <= KEPT_BYTES and len(self._kept) < KEPT:
             self._kept.append(buffer)
+
+
+def _new(length: int) -> memoryview:
+    # Whole pages: what begins at an odd place is copied and decrypted more slowly.
+    return memoryview(mmap.mmap(-1, max(length, mmap.PAGESIZE)))

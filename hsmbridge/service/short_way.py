@@ -262,21 +262,21 @@ class ShortWay:
         plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
-        if not plan.lane.local:
+        if not plan.lane.local or len(r.tag) != plan.row.tag_size:
             raise _NotPlain
         # What is decrypted must be what was verified, and no plaintext is seen before that.
-        private = self._private.take(length)
-        inside = private[:length]
-        inside[:] = source
+        end = length + len(r.tag)
+        private = self._private.take(end)
+        private[:length], private[length:end] = source, r.tag
         version = plan.version
 
         def reply(made: ProviderReply) -> m.SharedDecryptReply:
             written = cast(int, made)
-            target[:written] = inside[:written]
+            target[:written] = private[:written]
             self._private.give_back(private)
             return m.SharedDecryptReply(version, written)
 
-        call = DecryptInto(plan.handle, r.algorithm, r.nonce, inside, r.aad, r.tag, inside)
+        call = DecryptInto(plan.handle, r.algorithm, r.nonce, private[:end], r.aad, private[:length])
         return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
 
     def _holds(self, plan: Plan, resource: CryptoResourceId) -> bool:

@@ -44,7 +44,7 @@ class BoundKey:
         """Encrypt each message where it lies; in its last bytes is room for the tag."""
         raise self._cannot("encrypt in place")
 
-    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
+    def decrypt_into(self, nonce: bytes, sealed: memoryview, aad: bytes, target: memoryview) -> int:
         """As `decrypt`, with the plaintext in `target`, which is nobody else's: its length."""
         raise self._cannot("decrypt in place")
 

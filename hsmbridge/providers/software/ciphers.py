@@ -65,6 +65,10 @@ class _AeadObject(Protocol):
 
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None, /) -> bytes: ...
 
+    def decrypt_into(
+        self, nonce: bytes, data: memoryview, associated_data: bytes | None, buf: memoryview, /
+    ) -> int: ...
+
 
 class _Aead(BoundKey):
     __slots__ = ("_cipher", "_most", "_secret", "_tag_size")
@@ -119,10 +123,15 @@ class _Aead(BoundKey):
         for nonce, message, aad in zip(nonces, messages, aads, strict=True):
             encrypt_into(nonce, message[without_tag], aad, message)
 
-    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
-        plaintext = self.decrypt(nonce, bytes(ciphertext), aad, tag)
-        target[: len(plaintext)] = plaintext
-        return len(plaintext)
+    def decrypt_into(self, nonce: bytes, sealed: memoryview, aad: bytes, target: memoryview) -> int:
+        check_nonce(self._row, nonce)
+        length = len(sealed) - self._tag_size
+        if not 0 <= length <= self._most:
+            raise failed()
+        try:
+            return self._cipher.decrypt_into(nonce, sealed, aad, target[:length])
+        except InvalidTag:
+            raise failed() from None
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         check_nonce(self._row, nonce)
@@ -163,13 +172,6 @@ class Gcm(_Aead):
         context = self._encryptor(nonce, aad)
         _run_into(context, plaintext, target)
         return Encrypted(nonce, b"", context.tag)
-
-    def decrypt_into(self, nonce: bytes, ciphertext: memoryview, aad: bytes, tag: bytes, target: memoryview) -> int:
-        context = self._decryptor(nonce, aad, tag)
-        try:
-            return _run_into(context, ciphertext, target)
-        except InvalidTag:
-            raise failed() from None
 
     def decrypt(self, nonce: bytes, ciphertext: bytes, aad: bytes, tag: bytes) -> bytes:
         if len(ciphertext) < self._large:

@@ -121,16 +121,9 @@ class SoftwareProvider(SealedKeysProvider[KeyMaterial, BoundKey]):
         self._bound(handle, row).encrypt_many_into(nonces, messages, aads or repeat(b"", len(messages)))
 
     def decrypt_into(
-        self,
-        handle: int,
-        row: Algorithm,
-        nonce: bytes,
-        ciphertext: memoryview,
-        aad: bytes,
-        tag: bytes,
-        target: memoryview,
+        self, handle: int, row: Algorithm, nonce: bytes, sealed: memoryview, aad: bytes, target: memoryview
     ) -> int:
-        return self._bound(handle, row).decrypt_into(nonce, ciphertext, aad, tag, target)
+        return self._bound(handle, row).decrypt_into(nonce, sealed, aad, target)
 
     def encapsulate(self, handle: int, row: Algorithm) -> calls.Encapsulated:
         return self._bound(handle, row).encapsulate()

@@ -288,12 +288,13 @@ def test_in_memory_of_the_caller_an_aead_is_the_same(
         assert (made.nonce, made.ciphertext, made.tag) == (nonce, b"", sealed.tag)
         assert memory[:size] == sealed.ciphertext
         assert memory[size + row.tag_size :] == bytes(max(0, room - row.tag_size)), "what is behind the tag is left"
-        memory[:size] = sealed.ciphertext
-        assert provider.decrypt_into(handle, row, nonce, memory[:size], aad, sealed.tag, memory[:size]) == size
-        assert memory[:size] == plaintext
-    memory = memoryview(bytearray(sealed.ciphertext))
-    forged = partial(provider.decrypt_into, handle, row, nonce, memory[:size], aad, bytes(row.tag_size), memory[:size])
-    assert status_of(forged) is Status.DECRYPTION_FAILED
+    memory = memoryview(bytearray(sealed.ciphertext + sealed.tag))
+    assert provider.decrypt_into(handle, row, nonce, memory, aad, memory[:size]) == size
+    assert memory[:size] == plaintext
+    memory = memoryview(bytearray(sealed.ciphertext + bytes(row.tag_size)))
+    for forged in (memory, memory[: row.tag_size - 1]):
+        act = partial(provider.decrypt_into, handle, row, nonce, forged, aad, memory[:size])
+        assert status_of(act) is Status.DECRYPTION_FAILED
     both = memoryview(bytearray(2 * (plaintext + bytes(row.tag_size))))
     half = len(both) // 2
     provider.encrypt_many_into(handle, row, (nonce, b"2" * 12), (both[:half], both[half:]), (aad, b""))
