@@ -189,6 +189,10 @@ class Algorithm:
             return not allowed or self.name in allowed
         return self.maturity is Maturity.BY_NAME and self.name in allowed
 
+    def decrypts(self, allowed: Collection[str]) -> bool:
+        """Whether what exists is decrypted with it under a key whose slot allows these names, as `makes` has them."""
+        return self.name in allowed or (not allowed and self.maturity is not Maturity.LEGACY)
+
 
 def _of(family: Family) -> tuple[str, ...]:
     return tuple(row.name for row in KEY_TYPES.values() if row.family is family)

@@ -233,7 +233,7 @@ def check_algorithm(permission: P, row: Algorithm | None, taken_by: KeyType, all
         raise KeyUseError(
             Status.ALGORITHM_NOT_ALLOWED, f"The slot does not allow {row.name}; it allows {', '.join(allowed)}."
         )
-    if permission & P.DECRYPT and row.maturity is Maturity.LEGACY and row.name not in allowed:
+    if permission & P.DECRYPT and not row.decrypts(allowed):
         raise KeyUseError(
             Status.ALGORITHM_NOT_ALLOWED,
             f"{row.name} decrypts only under keys of a slot that allows it by name; choose another algorithm.",

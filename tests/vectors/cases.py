@@ -170,6 +170,13 @@ class SignCase(Case):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignByNameCase(SignCase):
+    """A signature by an algorithm that a slot must allow by name."""
+
+    in_slot = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MacCase(Case):
     """A MAC: verified, and computed as well where it is a valid one."""
 

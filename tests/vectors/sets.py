@@ -112,7 +112,7 @@ _MAC = (Op.SIGN, Op.VERIFY)
 _RSA_HASHES = ("SHA256", "SHA384", "SHA512")
 _ECDSA = ("ECDSA-P256-SHA256", "ECDSA-P384-SHA384", "ECDSA-P521-SHA512")
 _ECDH = ("ECDH-P256", "ECDH-P384", "ECDH-P521")
-_RSA_PKCS1 = tuple(f"RSA-PKCS1-{hash_}" for hash_ in _RSA_HASHES)
+_RSA_PKCS1 = tuple(f"RSA-PKCS1-{hash_}" for hash_ in ("SHA1", *_RSA_HASHES))
 _RSA_PSS = tuple(f"RSA-PSS-{hash_}" for hash_ in _RSA_HASHES)
 
 _PACKAGE_SETS: tuple[VectorSet, ...] = (

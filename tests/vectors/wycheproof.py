@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from hsmbridge.client import Hkdf, Pbkdf2
 from hsmbridge.core.algorithms import ALGORITHMS
-from hsmbridge.core.key_types import KEY_TYPES
+from hsmbridge.core.key_types import KEY_TYPES, Maturity
 from tests.vectors.cases import (
     SECRET_TYPES,
     AgreeCase,
@@ -25,6 +25,7 @@ from tests.vectors.cases import (
     LeftOut,
     MacCase,
     P,
+    SignByNameCase,
     SignCase,
     UnwrapCase,
     Verdict,
@@ -266,7 +267,7 @@ def rsa_generated(data: bytes) -> Loaded:
         if algorithm not in ALGORITHMS or key_type not in KEY_TYPES:
             yield LeftOut("size or hash that no row has")
             continue
-        yield SignCase(
+        yield (SignByNameCase if ALGORITHMS[algorithm].maturity is Maturity.BY_NAME else SignCase)(
             test=str(test.tc_id),
             verdict=test.result,
             keys=(Key(key_type, "pkcs8", _bytes(group.private_key_pkcs8), P.SIGN),),

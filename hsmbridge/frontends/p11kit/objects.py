@@ -52,7 +52,6 @@ PERMISSIONS: Final[Mapping[Cko, Mapping[Cka, P]]] = {
 
 _SERVING: Final = (KeyVersionState.ACTIVE, KeyVersionState.ROTATED)
 _ID_SIZE = 20
-_OF_WHAT_EXISTS: Final = P.VERIFY | P.DECRYPT
 _OF_PUBLIC_KEYS: Final = P.ENCRYPT | P.VERIFY | P.WRAP | P.ENCAPSULATE | P.GENERATE
 
 
@@ -232,8 +231,10 @@ class KeyObject:
 
     def serves(self, row: Algorithm, permission: P) -> bool:
         """Whether its slot allows an algorithm for this use; what exists may be verified and decrypted longest."""
-        if permission in _OF_WHAT_EXISTS:
+        if permission is P.VERIFY:
             return not self.algorithms or row.name in self.algorithms
+        if permission is P.DECRYPT:
+            return row.decrypts(self.algorithms)
         return row.makes(self.algorithms)
 
 
