@@ -7,7 +7,6 @@ run where the runner takes them and replies leave from whatever thread has them.
 import asyncio
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ import msgspec
 import structlog
 
 from hsmbridge.core.errors import HsmBridgeError, LimitError, RequestError, Status, WireError, error
-from hsmbridge.core.identifiers import new_incident_id, uid_principal
+from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.core.messages import HelloReply, ShareMemoryReply, ShareMemoryRequest
 from hsmbridge.core.operations import HELLO_OPCODE
 from hsmbridge.engine.runner import Executor, Runner
 from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.outbox import ReplyOutbox
+from hsmbridge.frontends.peer import principal_of
 from hsmbridge.service.dispatcher import Dispatcher, Outcome
 from hsmbridge.service.session import Session
 from hsmbridge.service.shared_memory import SharedMemory
@@ -72,7 +72,6 @@ TURN_TIME = 0.005
 INLINE_BATCH = 4
 """A longer batch leaves the event loop, so that it holds nobody up."""
 
-_PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
@@ -186,9 +185,7 @@ class NativeConnection(asyncio.Protocol):
         """Learn who the peer is from the kernel, and count it in."""
         self._transport = cast(asyncio.Transport, transport)  # a stream's; uvloop's own class is not a subclass
         peer: socket.socket = transport.get_extra_info("socket")
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
-        self._principal = uid_principal(uid)
+        self._principal = principal_of(peer)
         try:
             own = socket.socket(fileno=os.dup(peer.fileno()))
         except OSError as problem:

@@ -8,7 +8,6 @@ come; everything of a connection happens on the loop's thread.
 import asyncio
 import os
 import socket
-import struct
 import threading
 from collections.abc import Sequence
 from time import perf_counter
@@ -18,7 +17,7 @@ import msgspec
 import structlog
 
 from hsmbridge.core.errors import HsmBridgeError, Status, WireError
-from hsmbridge.core.identifiers import new_incident_id, uid_principal
+from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.frontends.asking import Answer
 from hsmbridge.frontends.outbox import Outbox
@@ -27,6 +26,7 @@ from hsmbridge.frontends.p11kit.numbers import Ckr
 from hsmbridge.frontends.p11kit.read_ahead import ReadAhead
 from hsmbridge.frontends.p11kit.refusals import Refused, ckr_of
 from hsmbridge.frontends.p11kit.state import Application
+from hsmbridge.frontends.peer import principal_of
 from hsmbridge.service.session import Session
 from hsmbridge.service.short_way import Prepared
 from hsmbridge.wire.attention import Attention
@@ -68,7 +68,6 @@ LINGER = 10.0
 MAX_QUEUED = 1024 * 1024
 """Bytes of replies that an application may leave unread before its further calls wait."""
 
-_PEER_CREDENTIALS = struct.Struct("3i")
 _UNTIMED = frozenset(("C_GenerateKeyPair", "C_GenerateKey"))
 """Calls that take as long as they take: some devices look for primes for minutes."""
 
@@ -112,9 +111,7 @@ class P11KitConnection(asyncio.Protocol):
         """Learn who the peer is from the kernel, and count it in."""
         self._transport = cast(asyncio.Transport, transport)  # a stream's; uvloop's own class is not a subclass
         peer: socket.socket = transport.get_extra_info("socket")
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
-        self._principal = uid_principal(uid)
+        self._principal = principal_of(peer)
         try:
             self._socket = socket.socket(fileno=os.dup(peer.fileno()))
         except OSError as problem:

@@ -7,7 +7,6 @@ order of the messages. Everything of a connection happens on the loop's thread.
 
 import asyncio
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,11 +16,12 @@ import msgspec
 import structlog
 
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status, WireError
-from hsmbridge.core.identifiers import new_incident_id, uid_principal
+from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.engine.runner import Runner
 from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.asking import Asking
+from hsmbridge.frontends.peer import principal_of
 from hsmbridge.frontends.ssh_agent.agent import Agent
 from hsmbridge.frontends.ssh_agent.identities import Identities
 from hsmbridge.frontends.ssh_agent.settings import SshAgentSettings
@@ -35,7 +35,6 @@ MESSAGE_TIMEOUT = 30.0
 MESSAGES_A_TURN = 64
 """Messages taken from one connection before the others have their turn."""
 
-_PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger(__name__)
 
 
@@ -98,9 +97,7 @@ class SshAgentConnection(asyncio.Protocol):
         """Learn who the peer is from the kernel, and count it in."""
         self._transport = cast(asyncio.Transport, transport)  # a stream's; uvloop's own class is not a subclass
         peer: socket.socket = transport.get_extra_info("socket")
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        _, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
-        self._principal = uid_principal(uid)
+        self._principal = principal_of(peer)
         front_end = self._front_end
         try:
             front_end.admit(self, self._principal)
