@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from pkcs11.exceptions import KeyHandleInvalid, ObjectHandleInvalid
 
 from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, Scheme, algorithm
 from hsmbridge.core.calls import (
@@ -219,10 +218,10 @@ class Pkcs11Provider(Provider):
         template = secret_template(target, self._can.fixed)
 
         def agree(seat: Seat) -> KeyObjects:
-            keys = self._sessions.objects(seat, held.sought)
-            if kdf is None:
-                return KeyObjects(secret=agreement.agree(keys, peer, target_row, template))
-            return KeyObjects(secret=agreement.agree_through(keys, held.row, peer, kdf, target_row, template))
+            with self._sessions.found(seat, held.sought) as keys:
+                if kdf is None:
+                    return KeyObjects(secret=agreement.agree(keys, peer, target_row, template))
+                return KeyObjects(secret=agreement.agree_through(keys, held.row, peer, kdf, target_row, template))
 
         return self._make(target, target_row, agree)
 
@@ -244,8 +243,8 @@ class Pkcs11Provider(Provider):
         template = secret_template(target, self._can.fixed)
 
         def derive(seat: Seat) -> KeyObjects:
-            keys = self._sessions.objects(seat, held.sought)
-            return KeyObjects(secret=derivation.derive(keys.secret, kdf, row, template))
+            with self._sessions.found(seat, held.sought) as keys:
+                return KeyObjects(secret=derivation.derive(keys.secret, kdf, row, template))
 
         return self._make(target, row, derive)
 
@@ -282,16 +281,11 @@ class Pkcs11Provider(Provider):
             raise ProviderError(Status.HANDLE_UNKNOWN)
 
         def attempt(seat: Seat) -> bytes:
-            key = Wrapped(self._sessions.objects(seat, what.sought), what.row)
-            keys = self._sessions.objects(seat, under.sought)
-            try:
-                return self._can.wrapping.wrap(seat.session, keys, row, under.row, key, iv, aad)
-            except (KeyHandleInvalid, ObjectHandleInvalid):
-                seat.keys.pop(what.sought.key_id, None)
-                raise
+            with self._sessions.found(seat, what.sought) as key, self._sessions.found(seat, under.sought) as keys:
+                return self._can.wrapping.wrap(seat.session, keys, row, under.row, Wrapped(key, what.row), iv, aad)
 
         with self._sessions.objects_lock:
-            return self._sessions.run(attempt, under.sought.key_id)
+            return self._sessions.run(attempt)
 
     def unwrap(
         self,
@@ -311,8 +305,8 @@ class Pkcs11Provider(Provider):
         whole = Material(material, iv, aad)
 
         def unwrap(seat: Seat) -> KeyObjects:
-            keys = self._sessions.objects(seat, under.sought)
-            return self._can.wrapping.unwrap(seat.session, keys, row, under.row, whole, target, target_row)
+            with self._sessions.found(seat, under.sought) as keys:
+                return self._can.wrapping.unwrap(seat.session, keys, row, under.row, whole, target, target_row)
 
         return self._make(target, target_row, unwrap)
 
@@ -323,7 +317,12 @@ class Pkcs11Provider(Provider):
         if held.row.name != target.key_type:
             raise RequestError(Status.KEY_TYPE_MISMATCH, f"The key is not of type {target.key_type}.")
         sought, fixed = held.sought, self._can.fixed
-        return self._make(target, held.row, lambda seat: copy_key(self._sessions.objects(seat, sought), target, fixed))
+
+        def copy(seat: Seat) -> KeyObjects:
+            with self._sessions.found(seat, sought) as keys:
+                return copy_key(keys, target, fixed)
+
+        return self._make(target, held.row, copy)
 
     # --- keys of others --------------------------------------------------------------------------------------------
 

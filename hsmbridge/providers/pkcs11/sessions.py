@@ -14,8 +14,8 @@ A refused PIN is remembered and never tried again.
 
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -198,6 +198,17 @@ class TokenSessions:
             seat.keys[sought.key_id] = found
         return found
 
+    @contextmanager
+    def found(self, seat: Seat, sought: Sought) -> Iterator[KeyObjects]:
+        """As `objects`, for one use; where the token says that a handle is stale, the next attempt looks again."""
+        keys = self.objects(seat, sought)
+        try:
+            yield keys
+        except PKCS11Error as failure:
+            if self.cure(failure) is Cure.FIND_AGAIN:
+                seat.keys.pop(sought.key_id, None)
+            raise
+
     def log_in(self) -> None:
         """Log in now, so that a wrong PIN shows at once."""
         try:
@@ -210,11 +221,12 @@ class TokenSessions:
         self._pool.forget(*key_ids)
 
     def make_ephemeral(self, owner: bytes, key_id: bytes, attempt: Callable[[Seat], _T]) -> tuple[_T, bytes]:
-        """As `EphemeralKeys.make`, once more where the session was lost. Raises HsmBridgeError."""
+        """As `EphemeralKeys.make`, once more where that may help. Raises HsmBridgeError."""
         try:
             return self.ephemeral.make(owner, key_id, attempt)
         except PKCS11Error as failure:
-            if self.cure(failure) is not Cure.NEW_SESSION or not self.ephemeral.lost(owner):
+            cure = self.cure(failure)
+            if cure is not Cure.FIND_AGAIN and not (cure is Cure.NEW_SESSION and self.ephemeral.lost(owner)):
                 raise self._translated(failure) from failure
         try:
             return self.ephemeral.make(owner, key_id, attempt)

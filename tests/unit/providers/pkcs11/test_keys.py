@@ -436,3 +436,40 @@ def test_a_handle_that_went_stale_is_found_again(faulty: Pkcs11Provider, faulty_
     faulty.sign(handle, ECDSA, b"", DEFAULT_SIGNATURE)
     assert faulty_module.calls("C_FindObjectsInit") == before + 1
     key.destroy(faulty)
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+@pytest.mark.parametrize("function", ["C_DeriveKey", "C_UnwrapKey", "C_CopyObject"])
+def test_a_stale_handle_of_the_key_that_another_is_made_with_is_found_again(
+    faulty: Pkcs11Provider, faulty_module: FaultyModule, function: str, ephemeral: bool
+) -> None:
+    ours, under = generate(faulty, "EC-P256", P.DERIVE), generate(faulty, "AES-256", P.WRAP | P.UNWRAP)
+    what = generate(faulty, "AES-256", P.ENCRYPT | P.EXPORT)
+    base, outer, inner = ours.load(faulty), under.load(faulty), what.load(faulty)
+    wrapped = faulty.wrap(outer, algorithm("AES-256-KW"), inner, b"", b"")
+
+    def make() -> None:
+        target = target_for("AES-256", P.ENCRYPT, ephemeral=ephemeral)
+        match function:
+            case "C_DeriveKey":
+                made = faulty.agree_key(base, algorithm("ECDH-P256"), ours.key.public_key, None, target)
+            case "C_UnwrapKey":
+                made = faulty.unwrap(outer, algorithm("AES-256-KW"), wrapped, "raw", b"", b"", target)
+            case _:
+                with pytest.raises(RequestError, match="makes no copy"):  # SoftHSM; what another answers, comes first
+                    faulty.copy(inner, target)
+                return
+        Made(target, what.row, made).destroy(faulty)
+
+    def searches() -> int:
+        before = faulty_module.calls("C_FindObjectsInit")
+        make()
+        return faulty_module.calls("C_FindObjectsInit") - before
+
+    make()  # this session has found it
+    usual = searches()
+    faulty_module.fail(function, CKR_KEY_HANDLE_INVALID)
+    assert searches() == usual + 2  # for what the first attempt may have left, and for the key
+    assert searches() == usual
+    for key in (ours, under, what):
+        key.destroy(faulty)
