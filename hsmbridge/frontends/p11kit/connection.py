@@ -50,6 +50,9 @@ FRAME_TIMEOUT = 30.0
 FRAMES_A_TURN = 64
 """Calls taken from one connection before the others have their turn."""
 
+ANSWERS_A_TURN = 64
+"""Things that one call asks for and is told at once, before the others have their turn."""
+
 BODY_ALLOWANCE = 64 * 1024
 """Bytes of a body beside its data."""
 
@@ -72,6 +75,9 @@ _UNTIMED = frozenset(("C_GenerateKeyPair", "C_GenerateKey"))
 """Calls that take as long as they take: some devices look for primes for minutes."""
 
 _log = structlog.get_logger(__name__)
+
+_Outcome = tuple[msgspec.Struct | None, HsmBridgeError | None]
+"""The reply to one thing that a call asks for, or its error."""
 
 
 class _Running:
@@ -280,47 +286,67 @@ class P11KitConnection(asyncio.Protocol):
 
     def _advance(self, running: _Running, reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
         """Go on with a call until it ends or waits; what the service answers at once is not waited for."""
-        session = self._session
         answer, code, call = running.answer, running.code, running.call
-        if self._ended or session is None:
-            answer.close()
-            self._running.discard(running)
-            return
-        try:
-            request = answer.throw(failure) if failure is not None else _go_on_with(answer, reply)
-            at_once = self._front_end.dispatcher.at_once(session, request)
-            while at_once is not None and type(at_once) is not Prepared:
-                request = answer.send(cast(msgspec.Struct, at_once))
+        for _ in range(ANSWERS_A_TURN):
+            session = self._session
+            if self._ended or session is None:
+                answer.close()
+                self._running.discard(running)
+                return
+            try:
+                request = answer.throw(failure) if failure is not None else _go_on_with(answer, reply)
                 at_once = self._front_end.dispatcher.at_once(session, request)
-        except StopIteration as stop:
-            self._end(running, self._encoded(code, call, stop.value))
-        except Refused as refused:
-            self._end(running, encode_failure(code, refused.ckr))
-        except HsmBridgeError as problem:
-            _log.debug("call refused", call=call.name, status=problem.status.name)
-            self._end(running, encode_failure(code, ckr_of(problem.status, call.name)))
-        except Exception:  # noqa: BLE001 - the outermost boundary of a call: a fault of ours, told under an id
-            _log.exception("a call failed unexpectedly", incident=new_incident_id(), call=call.name)
-            self._end(running, encode_failure(code, Ckr.GENERAL_ERROR))
-        else:
-            self._wait(session, running, request, at_once)
+                while at_once is not None and type(at_once) is not Prepared:
+                    request = answer.send(cast(msgspec.Struct, at_once))
+                    at_once = self._front_end.dispatcher.at_once(session, request)
+            except StopIteration as stop:
+                self._end(running, self._encoded(code, call, stop.value))
+                return
+            except Refused as refused:
+                self._end(running, encode_failure(code, refused.ckr))
+                return
+            except HsmBridgeError as problem:
+                _log.debug("call refused", call=call.name, status=problem.status.name)
+                self._end(running, encode_failure(code, ckr_of(problem.status, call.name)))
+                return
+            except Exception:  # noqa: BLE001 - the outermost boundary of a call: a fault of ours, told under an id
+                _log.exception("a call failed unexpectedly", incident=new_incident_id(), call=call.name)
+                self._end(running, encode_failure(code, Ckr.GENERAL_ERROR))
+                return
+            outcome = self._wait(session, running, request, at_once)
+            if outcome is None:
+                return
+            reply, failure = outcome
+        self._front_end.loop.call_soon(self._advance, running, reply, failure)
 
-    def _wait(self, session: Session, running: _Running, request: msgspec.Struct, prepared: Prepared | None) -> None:
-        """Have the service do what it could not do at once."""
+    def _wait(
+        self, session: Session, running: _Running, request: msgspec.Struct, prepared: Prepared | None
+    ) -> _Outcome | None:
+        """Have the service do what it could not do at once, and go on when that is done.
+
+        The outcome, where it was there before this returned: a call that asks for a thousand things would otherwise
+        be a thousand calls deep.
+        """
         self._running.add(running)
         front_end = self._front_end
+        outcomes: list[_Outcome] = []
+        asking = True
 
         def done(reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
-            if threading.get_ident() == front_end.thread:
-                self._advance(running, reply, failure)
-            else:
+            if threading.get_ident() != front_end.thread:
                 front_end.loop.call_soon_threadsafe(self._advance, running, reply, failure)
+            elif asking:
+                outcomes.append((reply, failure))
+            else:
+                self._advance(running, reply, failure)
 
         untimed = running.call.name in _UNTIMED
         deadline = None if untimed else front_end.runner.deadline(int(front_end.settings.timeout * 1000))
         operation = OPERATION_FOR[type(request)]
         front_end.dispatcher.dispatch(session, operation, request, deadline, done, prepared)
+        asking = False
         front_end.watch_deadlines()
+        return outcomes[0] if outcomes else None
 
     def _encoded(self, code: int, call: Call, results: Sequence[Result]) -> bytes:
         try:

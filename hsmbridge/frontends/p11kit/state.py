@@ -159,10 +159,9 @@ class Application:
         if not self.sessions_of(session.token.number):
             self._logged_in.discard(session.token.number)
         ending = [one for one in self._objects.values() if one.session == session.handle]
+        for one in ending:
+            self._forget(one)
         for resource in {one.origin.resource for one in ending if one.origin.resource is not None}:
-            for one in ending:
-                if one.origin.resource == resource:
-                    self._forget(one)
             yield from ask(m.ReleaseRequest(resource), m.Empty)
 
     # Login

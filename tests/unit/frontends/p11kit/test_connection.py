@@ -13,7 +13,7 @@ import pytest
 from hsmbridge.frontends.p11kit import connection as module
 from hsmbridge.frontends.p11kit.front_end import P11KitFrontEnd
 from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
-from tests.interop.p11kit_client import CALL, Client
+from tests.interop.p11kit_client import CALL, Client, u
 from tests.unit.frontends.native_rig import PATIENCE, Front
 
 MOST = 3
@@ -106,3 +106,13 @@ def test_no_more_connections_of_one_user_than_the_limit(front: P11KitFront) -> N
             one_more.connect(str(front.p11kit_path))
             assert one_more.recv(1) == b""
         last.call("C_GetInfo")
+
+
+def test_a_session_with_many_objects_is_closed(front: P11KitFront) -> None:
+    with front.client() as client:
+        slot = client.slot("short")
+        session = client.open(slot)
+        for _ in range(200):
+            client.key_pair(session)
+        client.call("C_CloseSession", u(session))
+        assert client.find(client.open(slot)) == []
