@@ -163,7 +163,7 @@ class Caller:
                 connection: Connection, left: float | None, part: slice = part
             ) -> list[msgspec.Struct | HsmBridgeError]:
                 requests = make(self._resource(connection, key, left), part)
-                return _answers(requests, _exchange(connection, encode_batch, requests, requests[0], left))
+                return _answers(requests, exchange(connection, encode_batch, requests, requests[0], left))
 
             for answer in self._attempt(attempt, (key,), timeout):
                 if not isinstance(answer, (kind, HsmBridgeError)):
@@ -193,7 +193,7 @@ class Caller:
         if found is None:
             name = slot_name(key)
             request = ResolveRequest(name)
-            reply = decode_reply(_exchange(connection, encode_request, request, request, left))
+            reply = decode_reply(exchange(connection, encode_request, request, request, left))
             if not isinstance(reply, ResolveReply):
                 raise _unexpected(reply, ResolveReply)
             found = connection.slots[name] = reply.resource
@@ -205,13 +205,14 @@ def release_resource(connection: Connection, resource: CryptoResourceId, timeout
     decode_reply(connection.exchange(encode_request, ReleaseRequest(resource), timeout))
 
 
-def _exchange(
+def exchange(
     connection: Connection,
     encode: Callable[[int, _Body, int], bytes],
     body: _Body,
     request: msgspec.Struct,
     left: float | None,
 ) -> Frame:
+    """Send and wait. Raises SafeToRepeat where the connection was lost and `request` once more does no harm."""
     try:
         return connection.exchange(encode, body, left)
     except ConnectionLost as lost:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hsmbridge.client.calls import Buffer, Caller, octets
+from hsmbridge.client.calls import Buffer, Caller, exchange, octets
 from hsmbridge.client.connection import Connection, SafeToRepeat
 from hsmbridge.client.deadline import UNSET, Timeout, check_timeout
 from hsmbridge.client.keys import Key
@@ -55,8 +55,14 @@ class SharedBuffers:
         self.allocator = allocator
 
     def range(self, part: Allocation, length: int) -> m.SharedRange:
-        """The first bytes of a part, as requests name them."""
+        """The first bytes of a part, as requests name them. Raises RequestError (INVALID_ARGUMENT) past its end."""
+        if not 0 <= length <= part.length:
+            raise RequestError(Status.INVALID_ARGUMENT, f"The part has {part.length:,} bytes, not {length:,}.")
         return m.SharedRange(self._buffer, part.offset, length)
+
+    def whole(self, part: Allocation) -> m.SharedRange:
+        """All of a part, with what it has to spare."""
+        return m.SharedRange(self._buffer, part.offset, part.length + part.spare)
 
 
 class DataPlane(Caller):
@@ -116,7 +122,7 @@ class DataPlane(Caller):
         associated, given = octets(aad), octets(nonce)
 
         def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptRequest:
-            source, target = where.range(part, length), where.range(part, part.length + part.spare)
+            source, target = where.range(part, length), where.whole(part)
             return m.SharedEncryptRequest(resource, algorithm, source, target, associated, given)
 
         return self._in_place(m.SharedEncryptReply, make, key, part, timeout)
@@ -143,7 +149,7 @@ class DataPlane(Caller):
         associated = tuple(map(octets, aads))
 
         def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedEncryptManyRequest:
-            memory = where.range(part, part.length + part.spare)
+            memory = where.whole(part)
             return m.SharedEncryptManyRequest(resource, algorithm, memory, offsets, lengths, associated)
 
         return self._in_place(m.SharedEncryptManyReply, make, key, part, timeout)
@@ -189,13 +195,17 @@ class DataPlane(Caller):
                     "This memory was given back, or the connection that it belonged to is lost; allocate it again.",
                 )
             resource = _NO_KEY if key is None else self._resource(connection, key, left)
+            request = make(resource, buffers)
+            ended = False
             try:
-                reply = decode_reply(connection.exchange(encode_request, make(resource, buffers), left))
+                reply = decode_reply(connection.exchange(encode_request, request, left))
+                ended = True
             except HsmBridgeError as problem:
-                if isinstance(problem, ConnectionLost) or problem.status is Status.OPERATION_TIMED_OUT:
-                    # The daemon may still write there; nobody else is to get it.
-                    part.abandon()
+                ended = _has_ended(problem)
                 raise
+            finally:
+                if not ended:  # the daemon may still write there; nobody else is to get it
+                    part.abandon()
             if not isinstance(reply, kind):
                 raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
             return reply
@@ -289,7 +299,8 @@ class DataPlane(Caller):
         ended = False
         try:
             fill(part.view)
-            reply = decode_reply(connection.exchange(encode_request, make(resource, buffers, part), seconds))
+            request = make(resource, buffers, part)
+            reply = decode_reply(exchange(connection, encode_request, request, request, seconds))
             ended = True
             if not isinstance(reply, kind):
                 raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
@@ -297,8 +308,7 @@ class DataPlane(Caller):
         except SafeToRepeat:
             return None
         except HsmBridgeError as problem:
-            # Past its deadline an operation may go on without its caller, and write.
-            ended = not isinstance(problem, ConnectionLost) and problem.status is not Status.OPERATION_TIMED_OUT
+            ended = _has_ended(problem)
             if problem.status in (Status.RESOURCE_NOT_FOUND, Status.UNKNOWN_OPERATION):
                 # The ordinary way looks the slot up once more: it may have been made anew. And it is what older
                 # daemons know.
@@ -309,6 +319,11 @@ class DataPlane(Caller):
                 part.release()
             else:
                 part.abandon()
+
+
+def _has_ended(problem: HsmBridgeError) -> bool:
+    """Whether an operation that failed writes no more; past its deadline it may go on without its caller."""
+    return not isinstance(problem, ConnectionLost) and problem.status is not Status.OPERATION_TIMED_OUT
 
 
 def _copying(data: bytes) -> Callable[[memoryview], None]:

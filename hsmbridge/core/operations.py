@@ -340,13 +340,16 @@ _ROWS: tuple[Operation, ...] = (
     Operation(opcode=0x0059, name="context-reset", request=m.ContextResetRequest, response=m.ContextReply),
     Operation(opcode=0x005A, name="context-close", request=m.ContextCloseRequest, response=m.Empty),
     Operation(opcode=0x0090, name="share-memory", request=m.ShareMemoryRequest, response=m.ShareMemoryReply),
-    Operation(opcode=0x0091, name="shared-digest", request=m.SharedDigestRequest, response=m.DigestReply),
+    Operation(
+        opcode=0x0091, name="shared-digest", request=m.SharedDigestRequest, response=m.DigestReply, idempotent=True
+    ),
     Operation(
         opcode=0x0092,
         name="shared-mac",
         request=m.SharedMacRequest,
         response=m.MacReply,
         requires=_uses(P.SIGN),
+        idempotent=True,
     ),
     Operation(
         opcode=0x0093,
@@ -361,6 +364,7 @@ _ROWS: tuple[Operation, ...] = (
         request=m.SharedDecryptRequest,
         response=m.SharedDecryptReply,
         requires=_uses(P.DECRYPT),
+        idempotent=True,
     ),
     Operation(
         opcode=0x0095,

@@ -209,7 +209,7 @@ class ShortWay:
         # Read in place, as `hsmbridge.service.shared_use` says; a bad range is refused on the long way.
         plaintext, target = memory.view(r.source), memory.view(r.target)
         length = len(plaintext)
-        if len(target) < length:
+        if len(target) < length or _cross(r.source, r.target):
             raise _NotPlain
         nonce = self._nonces.next(key.key_id, plan.row.nonce_size)
         if nonce is None:
@@ -322,6 +322,11 @@ class ShortWay:
         plan = Plan(entry, view, key, row, handle, self._lanes.lane(key.provider))
         session.plans[(request, resource.number, algorithm)] = plan
         return plan
+
+
+def _cross(source: m.SharedRange, target: m.SharedRange) -> bool:
+    """Whether a ciphertext would lie across its plaintext, and be written over what is not encrypted yet."""
+    return source.offset != target.offset and abs(source.offset - target.offset) < source.length
 
 
 def _unbound(

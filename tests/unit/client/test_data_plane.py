@@ -1,5 +1,10 @@
 """The data plane of the client: used where there is one, done without where there is none, careful after a failure."""
 
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
 import msgspec
 import pytest
 
@@ -112,6 +117,20 @@ def test_what_may_have_been_carried_out_is_not_sent_again(daemon: EchoDaemon, st
     assert daemon.requests(m.EncryptRequest) == 0
 
 
+def test_what_does_no_harm_is_sent_again_the_ordinary_way(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    large = (m.SharedDigestRequest, m.SharedMacRequest, m.SharedDecryptRequest)
+    daemon.answers |= dict.fromkeys(large, hang_up)
+    daemon.answers[m.DigestRequest] = lambda _, __: m.DigestReply(b"digest", "software")
+    daemon.answers[m.MacRequest] = lambda _, __: m.MacReply(b"mac", 1)
+    share(stack)
+    assert stack.digest("SHA-256", LARGE) == b"digest"
+    share(stack)
+    assert stack.mac("web", "HMAC-SHA256", LARGE) == b"mac"
+    share(stack)
+    assert stack.decrypt("web", GCM, LARGE[::-1], nonce=b"n" * 12, tag=b"t" * 16) == LARGE
+    assert [daemon.requests(kind) for kind in large] == [1, 1, 1]
+
+
 def test_memory_of_a_lost_connection_is_not_used_on_the_next(daemon: EchoDaemon, stack: CryptoStack) -> None:
     part = share(stack).allocator.allocate(100)
     daemon.hang_up()
@@ -128,6 +147,47 @@ def test_a_call_that_gives_up_waiting_abandons_its_part(daemon: EchoDaemon, stac
         stack.mac("web", "HMAC-SHA256", LARGE, timeout=0.01)
     assert refusal.value.status is Status.OPERATION_TIMED_OUT
     assert buffers.allocator.available <= buffers.allocator.size - len(LARGE)
+
+
+class Interrupted(Exception):
+    """Raised by a signal handler."""
+
+
+def test_a_call_that_a_signal_interrupts_abandons_its_part(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    def interrupt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return let_wait(peer, request)
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    part = share(stack).allocator.allocate(100)
+    allocator = part.allocator
+    assert allocator is not None
+    left = allocator.available
+    daemon.answers[m.SharedEncryptRequest] = interrupt
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    try:
+        with pytest.raises(Interrupted), part:
+            stack.encrypt_in_place("web", GCM, part, 100)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert allocator.available == left
+
+
+@pytest.mark.parametrize("length", [-1, 101, 1 << 40])
+def test_more_than_a_part_is_refused_and_not_sent(daemon: EchoDaemon, stack: CryptoStack, length: int) -> None:
+    part = share(stack).allocator.allocate(100, 64)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: stack.digest_in_place("SHA-256", part, length),
+        lambda: stack.mac_in_place("web", "HMAC-SHA256", part, length),
+        lambda: stack.encrypt_in_place("web", GCM, part, length),
+        lambda: stack.decrypt_in_place("web", GCM, part, length, nonce=b"n" * 12, tag=b"t" * 16),
+    )
+    for call in calls:
+        with pytest.raises(RequestError, match="The part has 100 bytes"):
+            call()
+    assert part.allocator is not None
 
 
 def test_many_messages_are_named_together_and_not_sent(daemon: EchoDaemon, stack: CryptoStack) -> None:

@@ -364,6 +364,23 @@ def test_a_bad_range_of_shared_memory_is_refused_both_ways_and_spends_no_call(se
     assert refused(service, decryption) is Status.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("target", [0, 1, 16, 100, 1999, 2000, 2001])
+def test_a_ciphertext_may_lie_across_its_plaintext(service: Quiet, target: int) -> None:
+    service.slot("web", "AES-256", SECRET, "plain")
+    key, memory = service.id("web"), _memory(service, ALICE)
+    service.ask(_shared_encryption(service, key, ALICE), m.SharedEncryptReply)
+    text = bytes(range(200)) * 5
+    for source in (0, 100, 1000):
+        memory.put(m.SharedRange(memory.buffer, source, 1000), text)
+        where = m.SharedRange(memory.buffer, target, 1016)
+        encryption = m.SharedEncryptRequest(key, GCM, m.SharedRange(memory.buffer, source, 1000), where)
+        made = service.at_once(encryption) or service.ask(encryption, m.SharedEncryptReply)
+        assert isinstance(made, m.SharedEncryptReply)
+        ciphertext = memory.copy(m.SharedRange(memory.buffer, target, 1000))
+        opened = service.ask(m.DecryptRequest(key, GCM, ciphertext, b"", made.nonce, made.tag), m.DecryptReply)
+        assert opened.plaintext == text
+
+
 @pytest.mark.parametrize(
     ("offsets", "lengths", "aads"),
     [
