@@ -159,7 +159,8 @@ class SlotCreateRequest(_Message, frozen=True, array_like=True):
     Attributes:
         providers: instance names in order of preference.
         permissions: the ceiling.
-        algorithms: those allowed; empty allows every algorithm that takes the key type.
+        algorithms: those allowed, each offered by one of the providers at least; empty allows every one that takes the
+            key type.
         fallback: a later provider of the list may be taken where an earlier one is not available.
         sign_and_decrypt: an RSA key may do both.
         derive_to_software: a secret agreed with this key may go into the daemon where the provider cannot hold it.

@@ -63,6 +63,7 @@ class Adoption:
             row, P(examined.permissions & int(~P.NONE)), permissions_from_bits(request.permissions), request
         )
         new = plan_slot(_creation(request, row.name, permissions), session.principal, self._policy)
+        self._catalogue.require_offered(new.providers, new.algorithms)
         if not new.algorithms:
             new = replace(new, algorithms=default_algorithms(row, permissions, [description]))
         choice = self._catalogue.choose((request.provider,), row.name, fallback=False, generate=False)

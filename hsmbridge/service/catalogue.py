@@ -90,6 +90,28 @@ class ProviderCatalogue:
         """Whether a provider claims an operation, as far as is known."""
         return (row.name, operation) in self._claims.get(name, frozenset())
 
+    def require_offered(self, preferences: Iterable[str], algorithms: Iterable[str]) -> None:
+        """Refuse algorithms that no provider of a list offers; what was never there may offer them all.
+
+        Raises:
+            ProviderError: PROVIDER_NOT_CONFIGURED.
+            RequestError: NOT_SUPPORTED.
+        """
+        offered: set[str] = set()
+        names = tuple(preferences)
+        for name in names:
+            description = self.entry(name).description
+            if description is None:
+                return
+            offered.update(claim.algorithm for claim in description.claims)
+        for wanted in algorithms:
+            if wanted not in offered:
+                raise RequestError(
+                    Status.NOT_SUPPORTED,
+                    f"{wanted} is offered by none of the slot's providers ({', '.join(names)}); choose another"
+                    " algorithm or provider. `hsmbridge providers` tells what each offers.",
+                )
+
     def choose(self, preferences: Iterable[str], key_type: str, *, fallback: bool, generate: bool = True) -> Choice:
         """The first provider of a preference list that can make such a key now.
 

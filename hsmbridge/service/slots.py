@@ -51,6 +51,7 @@ class SlotAdministration:
 
     def create(self, session: Session, request: m.SlotCreateRequest) -> Steps[m.SlotInfo]:
         new = plan_slot(request, session.principal, self._policy)
+        self._catalogue.require_offered(new.providers, new.algorithms)
         row = key_type(new.key_type)
         descriptions = [self._catalogue.entry(provider).description for provider in new.providers]
         if not new.algorithms:

@@ -62,7 +62,7 @@ class NewKeys:
         if not session.writes:
             raise Refused(Ckr.SESSION_READ_ONLY)
         stamp = self._application.directory.stamp()
-        algorithms = want.algorithms or _one_mode(row, want.permissions, session.token.algorithms)
+        algorithms = _algorithms(row, want, session.token.offered(providers))
         slot = yield from self._slot(row, want, providers, algorithms, empty=fill is not None)
         if fill is not None:
             try:
@@ -133,6 +133,16 @@ class NewKeys:
             )
             for kind in kinds
         }
+
+
+def _algorithms(row: KeyType, want: Wanted, offered: frozenset[str]) -> tuple[str, ...]:
+    """The algorithms of a new slot. A mechanism stands for several of which a provider may lack some."""
+    if not want.algorithms:
+        return _one_mode(row, want.permissions, offered)
+    found = tuple(name for name in want.algorithms if name in offered)
+    if not found:
+        raise Refused(Ckr.ATTRIBUTE_VALUE_INVALID)
+    return found
 
 
 _MODES: Final = (Scheme.GCM, Scheme.CBC, Scheme.CTR, Scheme.CFB)

@@ -1,6 +1,6 @@
 """Providers as PKCS#11 slots with a token, and the mechanisms that each offers, from what the providers claim."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -89,6 +89,10 @@ class Token:
         return tuple(
             one.name for one in self.providers if one.state == "available" and (imports or key_type in one.key_types)
         )
+
+    def offered(self, providers: Collection[str]) -> frozenset[str]:
+        """The algorithms that some of its providers have between them."""
+        return frozenset(claim.algorithm for one in self.providers if one.name in providers for claim in one.claims)
 
 
 def tokens_of(providers: Sequence[m.ProviderInfo], view: TokenView) -> tuple[Token, ...]:
