@@ -16,6 +16,7 @@ from est.asn1.template import KeyPart
 from est.ca.profile import USAGES, Profile
 from est.ca.record import Issued, Record
 from est.csr.request import is_unsigned
+from hsmbridge.core.public_keys import is_possible
 
 BACKDATE = timedelta(minutes=5)
 """Certificates begin that much before now, for clocks that are behind; less for those that live shortly."""
@@ -248,6 +249,8 @@ def check_key(public_key: CertificatePublicKeyTypes, wanted: KeyPart | None, *, 
         case rsa.RSAPublicKey():
             if public_key.key_size < 2048 or (wanted and wanted.bits not in {0, public_key.key_size}):
                 raise refusals.unwanted("The RSA key has a length that this profile does not take.")
+            if not is_possible(public_key):
+                raise refusals.unwanted("The RSA key cannot be one: a small prime divides its modulus.")
         case ec.EllipticCurvePublicKey():
             curve = next((oid for oid, name in oids.CURVES.items() if name == public_key.curve.name), "")
             if not curve or (wanted and wanted.curve not in {"", curve}):

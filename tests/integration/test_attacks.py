@@ -331,8 +331,15 @@ def rsa_public_key(modulus: int, exponent: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("modulus", "exponent"),
-    [(MODULUS, 1), (MODULUS, 2), (MODULUS, 65536), (MODULUS >> 1024 | 1, 65537), (MODULUS >> 1536 | 1, 3)],
-    ids=["exponent 1", "exponent 2", "even exponent", "1024 bits", "512 bits"],
+    [
+        *((MODULUS, exponent) for exponent in (1, 2, 65536, MODULUS)),
+        *((modulus, 65537) for modulus in (MODULUS - 1, MODULUS - MODULUS % 1502 + 751, MODULUS >> 1024 | 1)),
+        (MODULUS >> 1536 | 1, 3),
+    ],
+    ids=[
+        *("exponent 1", "exponent 2", "even exponent", "exponent of the size of the modulus"),
+        *("even modulus", "751 divides the modulus", "1024 bits", "512 bits"),
+    ],
 )
 @each_provider
 def test_a_weak_public_key_encrypts_nothing(stack: CryptoStack, provider: str, modulus: int, exponent: int) -> None:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.core.key_types import KEY_TYPES, Family, KeyType
+from hsmbridge.core.public_keys import checked
 
 CURVES: Mapping[str, ec.EllipticCurve] = MappingProxyType(
     {"EC-P256": ec.SECP256R1(), "EC-P384": ec.SECP384R1(), "EC-P521": ec.SECP521R1()}
@@ -92,7 +93,7 @@ def load_public(spki: bytes, row: KeyType | None = None) -> PublicKeyTypes | Non
     Raises RequestError (INVALID_ARGUMENT) for one that cannot be, such as a point that is not on its curve.
     """
     try:
-        return load_der_public_key(spki)
+        return checked(load_der_public_key(spki))
     except UnsupportedAlgorithm:
         if row is None:
             raise unreadable("public key") from None
@@ -146,7 +147,7 @@ def spki_of_point(row: KeyType, point: bytes) -> bytes:
 def spki_of_rsa(n: int, e: int) -> bytes:
     """The SubjectPublicKeyInfo of an RSA key. Raises RequestError (INVALID_ARGUMENT)."""
     try:
-        return spki_of(rsa.RSAPublicNumbers(e, n).public_key())
+        return spki_of(checked(rsa.RSAPublicNumbers(e, n).public_key()))
     except ValueError:
         raise unreadable("RSA public key") from None
 

@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from hsmbridge.client.key_formats.asymmetric import load_public, spki_of, type_of_spki, unreadable
 from hsmbridge.core.errors import RequestError, Status
+from hsmbridge.core.public_keys import checked
 
 
 def public_ssh_key(spki: bytes, comment: str = "") -> bytes:
@@ -21,7 +22,7 @@ def public_ssh_key(spki: bytes, comment: str = "") -> bytes:
 def read_ssh_key(data: bytes) -> tuple[str, bytes]:
     """Key type and SubjectPublicKeyInfo. Raises RequestError (INVALID_ARGUMENT, UNKNOWN_KEY_TYPE)."""
     try:
-        spki = spki_of(load_ssh_public_key(data.strip()))
+        spki = spki_of(checked(load_ssh_public_key(data.strip())))
     except (ValueError, UnsupportedAlgorithm, NotImplementedError):
         # NotImplementedError is what the library has for a compressed point.
         raise unreadable("OpenSSH public key") from None

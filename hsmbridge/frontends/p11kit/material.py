@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.core.public_keys import checked
 from hsmbridge.frontends.p11kit.numbers import Cka, Ckk, Cko, Ckr
 from hsmbridge.frontends.p11kit.public_keys import curve_of, point_to_spki
 from hsmbridge.frontends.p11kit.refusals import Refused
@@ -53,7 +54,7 @@ def _rsa(kind: Cko, template: Template) -> GivenKey:
     public = rsa.RSAPublicNumbers(_integer(template, Cka.PUBLIC_EXPONENT), _integer(template, Cka.MODULUS))
     row = sized(Family.RSA, public.n.bit_length())
     if kind is Cko.PUBLIC_KEY:
-        spki = public.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki = checked(public.public_key()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return GivenKey(row, "spki", spki)
     d = _integer(template, Cka.PRIVATE_EXPONENT)
     if octets(template, Cka.PRIME_1):

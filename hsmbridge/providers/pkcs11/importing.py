@@ -25,6 +25,7 @@ from pkcs11.exceptions import PKCS11Error
 from hsmbridge.core.calls import KeyTarget
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.core.public_keys import checked
 from hsmbridge.providers.pkcs11.making import curve_parameters, pair_kind, secret_kind
 from hsmbridge.providers.pkcs11.objects import KeyObjects
 from hsmbridge.providers.pkcs11.parameter_sets import PARAMETER_SETS
@@ -125,7 +126,7 @@ def _private_key(row: KeyType, pkcs8: bytes) -> tuple[_Private, bytes]:
 
 def _checked(row: KeyType, info: bytes) -> bytes:
     try:
-        load_der_public_key(info)
+        checked(load_der_public_key(info))
     except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
         raise _unreadable("spki", problem) from None
     if not is_of_type(row, info):

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hsmbridge.core.errors import KeyUseError, RequestError, Status, StoreError
+from hsmbridge.core.public_keys import checked
 from hsmbridge.providers.software import xwing
 
 PrivateKey = PrivateKeyTypes | xwing.XWingPrivateKey
@@ -136,7 +137,7 @@ def from_clear(format_: str, material: bytes) -> KeyMaterial:
 def public_key_from(spki: bytes) -> PublicKeyTypes:
     """The public key in a SubjectPublicKeyInfo. Raises RequestError (INVALID_ARGUMENT)."""
     try:
-        return load_der_public_key(spki)
+        return checked(load_der_public_key(spki))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise RequestError(
             Status.INVALID_ARGUMENT,
@@ -157,12 +158,16 @@ def _private_key(pkcs8: bytes) -> KeyPair:
     return KeyPair.of(xwing.private_key(pkcs8) or load_der_private_key(pkcs8, None))
 
 
-def _public_key(spki: bytes) -> KeyPair:
+def _trusted_public_key(spki: bytes) -> KeyPair:
     return KeyPair(None, xwing.public_key(spki) or load_der_public_key(spki))
 
 
+def _public_key(spki: bytes) -> KeyPair:
+    return KeyPair(None, xwing.public_key(spki) or checked(load_der_public_key(spki)))
+
+
 _STORED: Mapping[int, Callable[[bytes], KeyMaterial]] = MappingProxyType(
-    {_SECRET: SecretKey, _PRIVATE: _trusted_private_key, _PUBLIC: _public_key}
+    {_SECRET: SecretKey, _PRIVATE: _trusted_private_key, _PUBLIC: _trusted_public_key}
 )
 _FORMATS: Mapping[str, Callable[[bytes], KeyMaterial]] = MappingProxyType(
     {"raw": SecretKey, "pkcs8": _private_key, "spki": _public_key}
