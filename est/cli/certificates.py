@@ -68,6 +68,7 @@ def enroll(
     Called again, it goes on with the request that is pending. A key that does not sign (X25519, X448, ML-KEM, or a slot
     without `sign`) needs --client-key and --client-cert, and is proved to the CA by opening its challenge.
     """
+    wishes = _wishes(subject, dns, ip)
     if client_key and client_cert:
         identity = open_identity(client.keys, client_key, client_cert)
         client = replace(client, configuration=replace(client.configuration, identity=identity))
@@ -78,7 +79,7 @@ def enroll(
         opened = client.keys.make_receiver(key, key_type, provider)
     else:
         opened = client.keys.make(key, key_type, provider)
-    return _get(client, opened, _wishes(subject, dns, ip), cert_file, wait)
+    return _get(client, opened, wishes, cert_file, wait)
 
 
 def _opened_or_made(client: Client, key: str, key_type: str, provider: str) -> Key:
@@ -88,12 +89,28 @@ def _opened_or_made(client: Client, key: str, key_type: str, provider: str) -> K
 
 
 def _wishes(subject: str, dns: tuple[str, ...], ip: tuple[str, ...]) -> Wishes:
+    return Wishes.of(_subject(subject) if subject else None, [*map(_dns_name, dns), *map(_address, ip)])
+
+
+def _subject(text: str) -> x509.Name:
     try:
-        name = x509.Name.from_rfc4514_string(subject) if subject else None
-        addresses = [x509.IPAddress(ipaddress.ip_address(one)) for one in ip]
-        return Wishes.of(name, [*(x509.DNSName(one) for one in dns), *addresses])
-    except ValueError as problem:
-        raise refusals.unwanted(f"A name or address cannot be read: {problem}.") from None
+        return x509.Name.from_rfc4514_string(text)
+    except ValueError:
+        raise refusals.unwanted(f"{text!r} is no subject; write it like CN=device-1,O=Example.") from None
+
+
+def _dns_name(text: str) -> x509.DNSName:
+    try:
+        return x509.DNSName(text)
+    except ValueError:
+        raise refusals.unwanted(f"{text!r} is no DNS name; write letters beyond ASCII in their xn-- form.") from None
+
+
+def _address(text: str) -> x509.IPAddress:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        raise refusals.unwanted(f"{text!r} is no IP address.") from None
 
 
 def _get(client: Client, key: Key | Receiver, wishes: Wishes, cert_file: Path, wait: float) -> int:

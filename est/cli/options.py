@@ -107,6 +107,8 @@ def client_options(command: Callable[Concatenate[Client, P], R]) -> Callable[...
         **kwargs: P.kwargs,
     ) -> R:
         explicit, intermediates = read_anchors(ca_file) if ca_file and ca_file.exists() else ((), ())
+        if ca_file and not explicit and not web_ca:
+            raise refusals.untrusted(f"There are no trust anchors in {ca_file}; `est bootstrap` fetches them.")
         configuration = ClientConfiguration(
             EstAddress.parse(server, label),
             TrustAnchors(explicit, intermediates, web_ca, allow_cmc_ra),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from est.cli.certificates import PENDING_EXIT
 from est.cli.options import FILE, Json, json_option, places_of, show, socket_option
 from est.service.configuration import read_service_file
 from est.service.control import ControlSocket, ask
@@ -44,10 +45,18 @@ def _end(stop: threading.Event) -> None:
 @click.argument("path", metavar="SOCKET", type=FILE)
 @click.argument("command", type=click.Choice(["status", "renew", "chain", "metrics"]))
 @click.argument("name", default="")
-def control(path: Path, command: str, name: str) -> None:
-    """Ask a running `est service` at its control SOCKET; NAME is the certificate to renew, or whose chain to print."""
+def control(path: Path, command: str, name: str) -> int:
+    """Ask a running `est service` at its control SOCKET; NAME is the certificate to renew, or whose chain to print.
+
+    `renew` ends with 1 if the renewal failed, and with 75 while the server wants an approval.
+    """
+    if command in {"renew", "chain"} and not name:
+        raise click.UsageError(f"{command} takes the NAME of a certificate; `status` lists them.")
     answer = ask(path, command, name)
     click.echo(answer.rstrip("\n") if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
+    if command != "renew" or not isinstance(answer, dict):
+        return 0
+    return 1 if answer.get("reason") else PENDING_EXIT if answer.get("pending") else 0
 
 
 @click.command()

@@ -6,7 +6,7 @@ ca = "/etc/est/anchors.pem"
 subject = "CN=web"               dns = ["web.example"]
 user = "web"                     password_file = "/etc/est/web.password"
 key_type = "EC-P256"
-slot = "tls/web"                 provider = "softhsm"       keys in slots tls/web-000001 and on; without, files
+slot = "web"                     provider = "softhsm"       keys in slots web-000001 and on; without, files
 rekey = true                     false: one key for all certificates, in the slot of exactly that name
 reload = ["systemctl", "reload", "nginx"]
 alert = ["/usr/local/bin/tell-somebody"]

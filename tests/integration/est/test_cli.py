@@ -164,6 +164,18 @@ def test_secrets_that_others_can_read_are_refused(folder: Path) -> None:
     assert "0600" in est("ca", "list", folder / "ca", expect=15).stderr
 
 
+def test_a_wrong_name_is_told_before_a_key_is_made(folder: Path, server: Server) -> None:
+    to, new = (server.address, "--ca", folder / "ca" / "root.pem"), ("--key", folder / "k", "--cert", folder / "c")
+    for option, value in (("--subject", "device-1"), ("--ip", "192.0.2"), ("--dns", "dévice")):
+        assert value in est_here("enroll", *to, *new, option, value, expect=11).stderr
+    assert not (folder / "k").exists()
+
+
+def test_trust_anchors_that_are_not_there_are_missed_by_name(folder: Path) -> None:
+    missing = est_here("cacerts", "localhost:1", "--ca", folder / "none.pem", "--out", folder / "out", expect=19)
+    assert "none.pem; `est bootstrap`" in missing.stderr
+
+
 def test_a_wrong_command_line_ends_with_2(folder: Path) -> None:
     est("enroll", expect=2)
     est("nothing", expect=2)

@@ -194,6 +194,7 @@ def test_a_failed_renewal_is_told_by_the_control_socket(folder: Path) -> None:
             assert isinstance(answer, dict)
             assert answer["failures_in_a_row"] >= 1
             assert "No connection" in answer["reason"]
+            assert "No connection" in est_here("control", folder / "control", "renew", "a", expect=1).stdout
     finally:
         stop.set()
         thread.join(20)
