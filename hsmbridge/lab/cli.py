@@ -20,7 +20,7 @@ from hsmbridge.cli.options import json_option
 from hsmbridge.cli.output import Json, print_json, print_line, print_table
 from hsmbridge.core.errors import HsmBridgeError, ResourceError, Status
 from hsmbridge.lab.lab import START_TIMEOUT, Lab, LabUnusable
-from hsmbridge.lab.options import LabOptions
+from hsmbridge.lab.options import LabFrontEnd, LabOptions
 from hsmbridge.lab.places import LAB_VARIABLE, current, labs
 from hsmbridge.providers.registry import Isolation
 
@@ -46,14 +46,34 @@ def lab() -> None:
     help="Where the token and the TPM are served: in host processes of their own or on threads of the daemon.",
 )
 @click.option(
+    "--frontend",
+    "frontends",
+    multiple=True,
+    type=click.Choice([one.value.replace("_", "-") for one in LabFrontEnd]),
+    help="Listen for PKCS#11 applications (p11kit) or SSH (ssh-agent) too; may be given for both.",
+)
+@click.option(
     "--timeout", default=START_TIMEOUT, show_default=True, type=click.FloatRange(1), help="Seconds to wait for it."
 )
 @json_option
-def up(workers: int, directory: Path | None, without_tpm: bool, isolation: str, timeout: float, as_json: bool) -> None:
+def up(
+    workers: int,
+    directory: Path | None,
+    without_tpm: bool,
+    isolation: str,
+    frontends: tuple[str, ...],
+    timeout: float,
+    as_json: bool,
+) -> None:
     """Start a lab and print its environment: eval "$(hsmbridge lab up)"."""
     started = time.monotonic()
     try:
-        options = LabOptions(workers=workers, isolation=Isolation(isolation), tpm=not without_tpm)
+        options = LabOptions(
+            workers=workers,
+            isolation=Isolation(isolation),
+            tpm=not without_tpm,
+            frontends=tuple(LabFrontEnd(name.replace("-", "_")) for name in frontends),
+        )
         made = Lab.start(options, directory, timeout=timeout)
     except HsmBridgeError as failure:
         if not as_json:

@@ -36,6 +36,7 @@ def configuration(directory: Path, options: LabOptions, token: SoftHsmToken, tpm
     ]
     if tpm is not None:
         sections.append(["[providers.tpm]", f"uri = {_string(tpm.uri)}", isolation])
+    sections += [[f"[frontends.{name}]"] for name in dict.fromkeys(options.frontends)]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 

@@ -1,9 +1,19 @@
 """What can be chosen of a lab."""
 
+from enum import StrEnum, unique
+
 import msgspec
 
 from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.providers.registry import Isolation
+
+
+@unique
+class LabFrontEnd(StrEnum):
+    """What a lab's daemon may listen on beside its native socket; the section of the configuration is called so."""
+
+    P11KIT = "p11kit"
+    SSH_AGENT = "ssh_agent"
 
 
 class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,12 +24,14 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
         isolation: of the providers softhsm and tpm; with THREAD, a TPM allows one worker only.
         tpm: whether there is one.
         threads: calls that the daemon may have under way on the SoftHSM token.
+        frontends: for whom else it listens; with what is configured by default.
     """
 
     workers: int = 1
     isolation: Isolation = Isolation.PROCESS
     tpm: bool = True
     threads: int = 4
+    frontends: tuple[LabFrontEnd, ...] = ()
 
     def __post_init__(self) -> None:
         if self.workers < 1:

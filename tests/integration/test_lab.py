@@ -243,7 +243,7 @@ def listed_in(home: dict[str, str], folder: Path) -> list[dict[str, Any]]:
 
 
 def test_up_prints_exports_and_nothing_else(home: dict[str, str], folder: Path) -> None:
-    up = lab(home, "up", "--without-tpm")
+    up = lab(home, "up", "--without-tpm", "--frontend", "ssh-agent", "--frontend", "p11kit")
     names = re.findall(r"^export ([A-Z0-9_]+)=\S+$", up.stdout, re.MULTILINE)
     assert names == ["HSMBRIDGE_SOCKET", "HSMBRIDGE_CONFIG", "HSMBRIDGE_LAB", "SOFTHSM2_CONF"]
     assert len(up.stdout.splitlines()) == len(names)
@@ -251,6 +251,7 @@ def test_up_prints_exports_and_nothing_else(home: dict[str, str], folder: Path) 
     listed = listed_in(home, folder)
     assert [(each["running"], each["providers"]) for each in listed] == [(True, ["software", "softhsm"])]
     assert lab(home, "env", listed[0]["directory"]).stdout == up.stdout
+    assert {"p11kit.sock", "ssh-agent.sock"} <= {path.name for path in Path(listed[0]["directory"], "run").iterdir()}
     assert lab(home, "down", listed[0]["directory"]).returncode == 0
     assert listed_in(home, folder) == []
 
