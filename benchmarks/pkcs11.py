@@ -142,7 +142,7 @@ def _address(path: Path) -> Mapping[str, str]:
 def _lab(workers: int) -> Iterator[Lab]:
     # SoftHSM computes in the module: on two processors one thread there leaves the other to daemon and clients.
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    with Lab.start(LabOptions(workers=workers, tpm=False, threads=threads)) as lab:
+    with Lab.start(LabOptions(workers=workers, tpm=False, threads=threads, spread=True)) as lab:
         with lab.config.open("a") as file:
             file.write("\n[frontends.p11kit]\n")
         lab.restart_daemon()

@@ -64,6 +64,13 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
         ),
     ] = None
     workers: Annotated[int, Meta(ge=1, le=256, description="Daemon processes on the one socket.")] = 1
+    cpu_affinity: Annotated[
+        Literal["none", "spread"],
+        Meta(
+            description='On which processors the processes run. "none" leaves it to the scheduler; "spread" gives each'
+            " worker one, and the providers' processes those that are left."
+        ),
+    ] = "none"
     max_frame: Annotated[
         ByteSize, Meta(description="The most data in one call, from 64KiB to 1GiB; every worker may hold several.")
     ] = ByteSize(16 << 20)

@@ -23,6 +23,7 @@ def supervisor_settings(config: Config, passphrase: Secret | None) -> Supervisor
         socket=config.socket,
         socket_mode=int(daemon.socket_mode),
         workers=daemon.workers,
+        spread=daemon.cpu_affinity == "spread",
         drain_timeout=daemon.drain_timeout,
         # A context hands what it held back to its provider as a whole.
         max_frame=max(int(daemon.max_frame), int(daemon.max_held)),

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import sys
 
 import structlog
@@ -26,6 +27,8 @@ def main() -> int:
     inheritance = inherit()
     spec = decode_worker_spec(inheritance.spec)
     log_to_stderr("worker", level=logging.getLevelNamesMapping()[spec.log_level.upper()], index=inheritance.index)
+    if inheritance.processors:  # after the imports: `wire.attention` counts those of the whole service
+        os.sched_setaffinity(0, inheritance.processors)
     take_descriptors(descriptors_needed(spec))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -21,6 +21,7 @@ def configuration(directory: Path, options: LabOptions, token: SoftHsmToken, tpm
             f"state_dir = {_string(directory / STATE_FOLDER)}",
             f"socket = {_string(directory / RUNTIME_FOLDER / 'hsmbridge.sock')}",
             f"workers = {options.workers}",
+            f"cpu_affinity = {_string('spread' if options.spread else 'none')}",
             "drain_timeout = 5",
         ],
         ["[providers.software]", 'uri = "software:"'],

@@ -23,6 +23,7 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
         workers: daemon processes.
         isolation: of the providers softhsm and tpm; with THREAD, a TPM allows one worker only.
         tpm: whether there is one.
+        spread: give daemon and providers processors of their own.
         threads: calls that the daemon may have under way on the SoftHSM token.
         frontends: for whom else it listens; with what is configured by default.
     """
@@ -30,6 +31,7 @@ class LabOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     isolation: Isolation = Isolation.PROCESS
     tpm: bool = True
+    spread: bool = False
     threads: int = 4
     frontends: tuple[LabFrontEnd, ...] = ()
 

@@ -45,6 +45,7 @@ class Inheritance:
         control: packets of `ProviderStates` come here; its end says that the supervisor is gone.
         spec: what the settings' `worker_spec` said.
         front_ends: by name, where further front ends accept clients; shared by all workers.
+        processors: the only ones that this worker runs on; none is all.
         pins: of providers with isolation = thread, or the reason why one could not be read.
     """
 
@@ -54,6 +55,7 @@ class Inheritance:
     control: socket.socket
     spec: bytes
     pins: Mapping[str, Pin | HsmBridgeError]
+    processors: frozenset[int] = frozenset()
     front_ends: Mapping[str, socket.socket] = field(default_factory=dict)
 
     def receive_states(self) -> ProviderStates | None:
@@ -68,6 +70,7 @@ def inherit(arguments: Sequence[str] | None = None) -> Inheritance:
     for name in _NUMBERS:
         parser.add_argument(f"--{name}-fd", type=int, required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--processor", action="append", default=[], type=int)
     parser.add_argument("--front-end", action="append", default=[], metavar="NAME:FD", type=_named_descriptor)
     chosen = parser.parse_args(arguments)
     with os.fdopen(chosen.spec_fd, "rb") as file:
@@ -86,6 +89,7 @@ def inherit(arguments: Sequence[str] | None = None) -> Inheritance:
         control=socket.socket(fileno=chosen.control_fd),
         spec=told.spec,
         pins={entry.provider: _pin_or_reason(entry) for entry in told.pins},
+        processors=frozenset(chosen.processor),
         front_ends={name: socket.socket(fileno=fd) for name, fd in front_ends.items()},
     )
 
@@ -95,11 +99,12 @@ def _named_descriptor(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def worker_arguments(index: int, fds: Mapping[str, int]) -> list[str]:
+def worker_arguments(index: int, fds: Mapping[str, int], processors: Sequence[int] = ()) -> list[str]:
     """The command line of a worker; `fds` by the names listen, counters, control and spec, others are front ends."""
     numbers = [argument for name in _NUMBERS for argument in (f"--{name}-fd", str(fds[name]))]
     others = [argument for name in fds if name not in _NUMBERS for argument in ("--front-end", f"{name}:{fds[name]}")]
-    return [*numbers, *others, "--index", str(index)]
+    places = [argument for number in processors for argument in ("--processor", str(number))]
+    return [*numbers, *others, *places, "--index", str(index)]
 
 
 def write_worker_spec(spec: bytes, pins: Mapping[str, Pin | HsmBridgeError]) -> int:

@@ -1,5 +1,6 @@
 """What the supervisor is told; the configuration is translated into this, and tests write it down."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hsmbridge.core.errors import RequestError, Status
 from hsmbridge.providers.host.spec import HostSpec
 from hsmbridge.providers.registry import Isolation, ProviderSpec
 from hsmbridge.supervisor.pins import PinSource
+from hsmbridge.supervisor.processors import Processors
 from hsmbridge.wire.frames import DEFAULT_MAX_FRAME
 
 SOCKET_NAME = "hsmbridge.sock"
@@ -49,6 +51,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
         socket: where clients connect; None is hsmbridge.sock in runtime_dir.
         socket_mode: of that socket.
         workers: daemon processes.
+        spread: run workers and hosts on different processors.
         backlog: connections that may wait to be accepted.
         drain_timeout: how long a stop waits for what is under way, and hosts serve on without a supervisor.
         host_start_timeout: how long a provider may take to open.
@@ -65,6 +68,7 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path | None = None
     socket_mode: int = 0o666
     workers: int = 1
+    spread: bool = False
     backlog: int = 512
     drain_timeout: float = 30.0
     host_start_timeout: float = 60.0
@@ -113,7 +117,14 @@ class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
             directory=str(self.hosts_directory),
             max_frame=self.max_frame,
             drain_timeout=self.drain_timeout,
+            processors=self.processors().hosts,
         )
+
+    def processors(self) -> Processors:
+        """Where workers and hosts run, of the processors that this process may use."""
+        if not self.spread:
+            return Processors.anywhere(self.workers)
+        return Processors.spread(self.workers, sorted(os.sched_getaffinity(0)))
 
     def hosted(self) -> tuple[SupervisedProvider, ...]:
         """The providers that get a process of their own."""

@@ -151,7 +151,16 @@ class Supervisor:
         return ProviderStates(tuple(host.state for host in self._hosts.values()), self._reloads)
 
     def _apply(self, before: SupervisorSettings, after: SupervisorSettings) -> None:
-        for name in ("runtime_dir", "state_dir", "socket_path", "socket_mode", "workers", "backlog", "front_ends"):
+        for name in (
+            "runtime_dir",
+            "state_dir",
+            "socket_path",
+            "socket_mode",
+            "workers",
+            "spread",
+            "backlog",
+            "front_ends",
+        ):
             if getattr(before, name) != getattr(after, name):
                 _log.warning("this change takes effect when the service is started again", setting=name)
         self._settings = after = _keep_fixed(before, after)
@@ -190,6 +199,7 @@ class Supervisor:
             self._loop,
             index,
             settings.worker_command,
+            settings.processors().workers[index],
             self._inheritance,
             lambda: encode_body(self.states()),
             settings.drain_timeout,
@@ -281,6 +291,7 @@ def _keep_fixed(before: SupervisorSettings, after: SupervisorSettings) -> Superv
         socket=before.socket,
         socket_mode=before.socket_mode,
         workers=before.workers,
+        spread=before.spread,
         backlog=before.backlog,
         front_ends=before.front_ends,
     )

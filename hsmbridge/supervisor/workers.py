@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -29,6 +29,7 @@ class WorkerKeeper:
         loop: EventLoop,
         index: int,
         command: tuple[str, ...],
+        processors: Sequence[int],
         inherited: Callable[[], tuple[dict[str, int], int]],
         states: Callable[[], bytes],
         drain_timeout: float,
@@ -40,6 +41,7 @@ class WorkerKeeper:
             loop: where it is watched.
             index: which worker it is.
             command: its program.
+            processors: the only ones that it runs on; none is all.
             inherited: the fds that it shares with others, by name, and a fresh one with its specification.
             states: the packet that tells the present state of the provider hosts.
             drain_timeout: seconds that it has to end after it was told to.
@@ -49,6 +51,7 @@ class WorkerKeeper:
         self._loop = loop
         self._index = index
         self._command = command
+        self._processors = processors
         self._inherited = inherited
         self._states = states
         self._drain_timeout = drain_timeout
@@ -74,7 +77,7 @@ class WorkerKeeper:
         shared, spec_fd = self._inherited()
         fds = {**shared, "control": its.fileno(), "spec": spec_fd}
         try:
-            command = (*self._command, *worker_arguments(self._index, fds))
+            command = (*self._command, *worker_arguments(self._index, fds, self._processors))
             self._process = start_child(self._loop, command, tuple(fds.values()), self._gone)
         except OSError as problem:
             ours.close()

@@ -380,3 +380,15 @@ def test_the_plugin_loads_nothing_while_nobody_uses_it() -> None:
         (sys.executable, "-c", textwrap.dedent(script)), capture_output=True, text=True, check=True, timeout=60
     ).stdout
     assert loaded.strip() == "['hsmbridge', 'hsmbridge.lab', 'hsmbridge.lab.pytest_plugin']"
+
+
+def test_a_spread_daemon_keeps_its_worker_and_its_providers_on_different_processors() -> None:
+    available = sorted(os.sched_getaffinity(0))
+    with (
+        Lab.start(LabOptions(spread=True, tpm=False)) as lab,
+        daemon_processes(lab.config, lab.runtime_directory) as all_,
+    ):
+        where = {process.part: os.sched_getaffinity(process.pid) for process in all_}
+    assert where[Part.WORKER] == set(available[:1])
+    assert where[Part.HOST] == set(available[1:] or available)
+    assert where[Part.SUPERVISOR] == set(available)

@@ -293,6 +293,27 @@ def test_workers_end_with_their_supervisor_and_hosts_serve_on_until_the_next_one
     assert sign_at(before) == b"message"
 
 
+def test_spread_workers_and_hosts_run_on_different_processors(rig: Rig) -> None:
+    available = sorted(os.sched_getaffinity(0))
+    rig.configure(spread=True)
+    rig.start()
+    worker, host = rig.ask("who"), rig.available()
+    assert worker["processors"] == available[:1]
+    assert os.sched_getaffinity(host["pid"]) == set(available[1:] or available)
+
+
+def test_a_host_that_ran_anywhere_is_replaced_when_the_service_is_started_again_to_be_spread(rig: Rig) -> None:
+    rig.start()
+    before = rig.available()
+    rig.kill_supervisor()
+    rig.configure(spread=True)
+    rig.start()
+    after = rig.available(not_pid=before["pid"])
+    assert rig.ended(before["pid"])
+    available = sorted(os.sched_getaffinity(0))
+    assert os.sched_getaffinity(after["pid"]) == set(available[1:] or available)
+
+
 def test_an_adopted_host_that_is_killed_is_replaced(rig: Rig) -> None:
     rig.start()
     before = rig.available()

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None, opener: Opener = open_provider)
     try:
         spec, pin = read_spec(chosen.spec_fd)
         log_to_stderr("host", provider=spec.name)
+        if spec.processors:
+            os.sched_setaffinity(0, spec.processors)
         server, provider = _start(spec, pin, opener)
     except HsmBridgeError as problem:
         _report(chosen.status_fd, _failed(problem))

@@ -28,6 +28,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
         directory: where its lock and socket are; only its own user may enter it.
         max_frame: the most data in one call, in bytes.
         drain_timeout: seconds that it serves on when its supervisor is gone.
+        processors: the only ones that it runs on; none is all.
         version: of hsmbridge; a host of another version is replaced, not adopted.
     """
 
@@ -35,6 +36,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     max_frame: int = DEFAULT_MAX_FRAME
     drain_timeout: float = 30.0
+    processors: tuple[int, ...] = ()
     version: str = __version__
 
     @property

@@ -109,6 +109,7 @@ class ToyWorker:
                 name: {"problem": pin.message} if isinstance(pin, HsmBridgeError) else {"pin": pin.reveal()}
                 for name, pin in self.inherited.pins.items()
             },
+            "processors": sorted(self.inherited.processors),
             "rows": self.counters.rows,
             "packets": self.packets,
             "states": {
