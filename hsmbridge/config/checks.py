@@ -26,6 +26,12 @@ def check_config(config: Config) -> Iterator[Problem]:
         yield "daemon", "max_frame", f"it is 64KiB to 1GiB, not {config.daemon.max_frame}"
     if not _MAX_FRAME[0] <= config.daemon.max_held <= _MAX_FRAME[1]:
         yield "daemon", "max_held", f"it is 64KiB to 1GiB, not {config.daemon.max_held}"
+    if config.daemon.max_bytes_per_principal < 2 * config.daemon.max_frame:
+        yield (
+            "daemon",
+            "max_bytes_per_principal",
+            "it is at least twice max_frame",
+        )
     yield from _check_socket("daemon", "socket", config.socket)
     yield from _check_store(config)
     yield from _check_p11kit(config)

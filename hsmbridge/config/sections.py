@@ -108,6 +108,22 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     max_contexts: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Contexts that one connection may have open.")
     ] = 1024
+    max_keys_per_principal: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000_000,
+            description="Ephemeral keys that all connections of one caller to one worker may have.",
+        ),
+    ] = 16_384
+    max_bytes_per_principal: Annotated[
+        ByteSize,
+        Meta(
+            description="What one worker holds for one caller at a time, at least twice `max_frame`: requests that"
+            " come in or are under way, data that contexts hold back, shared memory. What would be more is refused"
+            " (`TOO_MANY_RESOURCES`). Requests of 4 KiB and less do not count."
+        ),
+    ] = ByteSize(1 << 30)
     default_timeout: Annotated[
         float, Meta(ge=0.001, le=86_400, description="Deadline that the daemon tells clients to use by default.")
     ] = 30.0

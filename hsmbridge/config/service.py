@@ -95,6 +95,8 @@ def worker_spec(config: Config, passphrase: Secret | None) -> WorkerSpec:
         max_held=int(daemon.max_held),
         max_keys=daemon.max_keys,
         max_contexts=daemon.max_contexts,
+        max_keys_per_principal=daemon.max_keys_per_principal,
+        max_bytes_per_principal=int(daemon.max_bytes_per_principal),
     )
 
 

@@ -317,7 +317,9 @@ _ROWS: dict[Status, StatusRow] = {
     Status.DATA_TOO_LARGE: _row("The data is larger than one call takes.", _CKR_DATA_LEN_RANGE, 413),
     Status.RATE_LIMITED: _row("Too many requests; wait and try again.", _CKR_FUNCTION_FAILED, 429),
     Status.TOO_MANY_CONNECTIONS: _row("Too many connections; close some.", _CKR_SESSION_COUNT, 429),
-    Status.TOO_MANY_RESOURCES: _row("Too many live keys on this connection; release some.", _CKR_DEVICE_MEMORY, 429),
+    Status.TOO_MANY_RESOURCES: _row(
+        "Too many keys, contexts or bytes are held for you; release some.", _CKR_DEVICE_MEMORY, 429
+    ),
 }
 
 STATUS_TABLE: Mapping[Status, StatusRow] = MappingProxyType(

@@ -65,6 +65,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         order: instance names in the order of the configuration; the column of a provider's calls is 1 + its place.
         max_held: what one context holds back at most.
         max_keys, max_contexts: ephemeral keys and contexts of one connection.
+        max_keys_per_principal, max_bytes_per_principal: what all connections of a principal may have together.
         creators: namespace to the principals that may create slots there, beside each caller's own namespace.
     """
 
@@ -88,6 +89,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_held: int = DEFAULT_HELD_MAX
     max_keys: int = DEFAULT_LIMITS.keys
     max_contexts: int = DEFAULT_LIMITS.contexts
+    max_keys_per_principal: int = DEFAULT_LIMITS.principal_keys
+    max_bytes_per_principal: int = DEFAULT_LIMITS.principal_bytes
 
     def __repr__(self) -> str:
         return "WorkerSpec(...)"

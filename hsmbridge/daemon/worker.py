@@ -143,7 +143,9 @@ class Worker:
             runner=self._runner,
             short_way=ShortWay(access, catalogue, handles, self._lanes, self._runner, nonces, audit),
             clock=time.monotonic,
-            limits=SessionLimits(spec.max_keys, spec.max_contexts),
+            limits=SessionLimits(
+                spec.max_keys, spec.max_contexts, spec.max_keys_per_principal, spec.max_bytes_per_principal
+            ),
         )
         limits = Limits(
             max_frame=spec.max_frame,

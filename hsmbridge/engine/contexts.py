@@ -10,6 +10,7 @@ from typing import Final
 
 from hsmbridge.core.contexts import NEXT, ContextCall, ContextState
 from hsmbridge.core.errors import ContextError, HsmBridgeError, LimitError, Status
+from hsmbridge.core.room import Room
 
 DEFAULT_HELD_MAX: Final = 64 * 1024 * 1024
 """Bytes that one context holds back at most, unless the configuration says otherwise."""
@@ -80,36 +81,16 @@ class ContextMachine:
             return not closed_before and not self._busy
 
 
-class HeldBytes:
-    """What the contexts of one connection may hold back together. May be used from any thread."""
-
-    def __init__(self, most: int) -> None:
-        """Args: most: bytes."""
-        self._lock = threading.Lock()
-        self._left = most
-
-    def take(self, count: int) -> bool:
-        """Room for `count` bytes more; False where there is none."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give_back(self, count: int) -> None:
-        with self._lock:
-            self._left += count
-
-
 class Spool:
     """Data that is held back until all of it is there, within a bound."""
 
-    __slots__ = ("_held", "_most", "_pieces", "_size")
+    __slots__ = ("_everywhere", "_held", "_most", "_pieces", "_size")
 
-    def __init__(self, most: int, held: HeldBytes) -> None:
-        """Args: most: bytes that this one may hold. held: what all of the connection may."""
+    def __init__(self, most: int, held: Room, everywhere: Room) -> None:
+        """Args: most: bytes that this one may hold; held, everywhere: what those of connection and principal may."""
         self._most = most
         self._held = held
+        self._everywhere = everywhere
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -117,7 +98,7 @@ class Spool:
         return self._size
 
     def add(self, data: bytes) -> None:
-        """Hold more. Raises LimitError (DATA_TOO_LARGE); nothing of `data` is held then."""
+        """Hold more. Raises LimitError (DATA_TOO_LARGE, TOO_MANY_RESOURCES); nothing of `data` is held then."""
         size = self._size + len(data)
         if size > self._most:
             raise too_large(self._most)
@@ -126,6 +107,9 @@ class Spool:
                 Status.DATA_TOO_LARGE,
                 "The contexts of this connection hold back as much data as they may together; close some.",
             )
+        if not self._everywhere.take(len(data)):
+            self._held.give_back(len(data))
+            raise self._everywhere.refusal()
         self._size = size
         if data:
             self._pieces.append(data)
@@ -142,6 +126,7 @@ class Spool:
         """Hold nothing."""
         self._pieces.clear()
         self._held.give_back(self._size)
+        self._everywhere.give_back(self._size)
         self._size = 0
 
 

@@ -60,6 +60,9 @@ LINGER = 10.0
 MAX_QUEUED = 1024 * 1024
 """Bytes of replies that a peer may leave unread before its further requests wait; replies under way come on top."""
 
+HEAVY = 4096
+"""Bytes of a request from which on it counts for `max_bytes_per_principal`; the others are few enough to hold."""
+
 FRAMES_A_TURN = 64
 """Requests taken from one connection before the others have their turn."""
 
@@ -170,6 +173,8 @@ class NativeConnection(asyncio.Protocol):
         self._reader = FrameReader(body_limit(front_end.limits.max_frame))
         self._attention = Attention(LISTENING_TIME)
         self._session: Session | None = None
+        self._heavy: dict[int, int] = {}
+        self._announced = 0
         self._greeted = False
         self._timer: asyncio.TimerHandle | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
@@ -217,6 +222,7 @@ class NativeConnection(asyncio.Protocol):
         self._outbox.close()
         self._front_end.leave(self, self._principal)
         if self._session is not None:
+            self._forget_announced(self._session)
             self._front_end.dispatcher.close(self._session)
 
     def data_received(self, data: bytes) -> None:
@@ -311,6 +317,20 @@ class NativeConnection(asyncio.Protocol):
             self._begun = loop.time()
             if self._frame_timer is None:
                 self._frame_timer = loop.call_later(FRAME_TIMEOUT, self._overdue)
+        if not self._announced:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Find room for the request that is coming in, or let it go by and say so."""
+        unfinished, session = self._reader.unfinished, self._session
+        if unfinished is None or session is None or unfinished[2] <= HEAVY:
+            return
+        request_id, opcode, size = unfinished
+        if session.shares.data.take(size):
+            self._announced = size
+        else:
+            self._reader.skip()
+            self._outbox.send(encode_error(request_id, opcode, session.shares.data.refusal()))
 
     def _overdue(self) -> None:
         self._frame_timer = None
@@ -360,15 +380,43 @@ class NativeConnection(asyncio.Protocol):
         if session is None or self._failed:
             return
         if not self._greeted:
+            self._forget_announced(session)
             self._greet(frame)
             return
+        request_id = frame.request_id
+        if request_id in self._outbox.owed:
+            self._refuse(
+                request_id, frame.opcode, LimitError(Status.MALFORMED_FRAME, "Two requests under way have the same id.")
+            )
+        elif len(frame.body) > HEAVY:
+            self._take_heavy(session, frame)
+        else:
+            self._begin(session, frame)
+
+    def _take_heavy(self, session: Session, frame: Frame) -> None:
+        """As `_begin`, for a request whose size counts until it is answered."""
+        request_id, size = frame.request_id, len(frame.body)
+        announced, self._announced = self._announced, 0
+        if not announced and not session.shares.data.take(size):
+            self._outbox.send(encode_error(request_id, frame.opcode, session.shares.data.refusal()))
+            return
+        self._heavy[request_id] = size
+        self._begin(session, frame)
+        if request_id not in self._outbox.owed:
+            self._put_down(request_id)
+
+    def _forget_announced(self, session: Session) -> None:
+        session.shares.data.give_back(self._announced)
+        self._announced = 0
+
+    def _put_down(self, request_id: int) -> None:
+        """A request does not count any more; from any thread, before its id is free for the next one."""
+        if self._session is not None:
+            self._session.shares.data.give_back(self._heavy.pop(request_id, 0))
+
+    def _begin(self, session: Session, frame: Frame) -> None:
         outbox = self._outbox
         request_id, opcode = frame.request_id, frame.opcode
-        if request_id in outbox.owed:
-            self._refuse(
-                request_id, opcode, LimitError(Status.MALFORMED_FRAME, "Two requests under way have the same id.")
-            )
-            return
         try:
             if frame.flags & BATCH:
                 self._run_batch(session, frame)
@@ -401,14 +449,22 @@ class NativeConnection(asyncio.Protocol):
         except HsmBridgeError as problem:
             self._outbox.send(encode_error(request_id, opcode, problem))
             return
+        data = session.shares.data
+        if not data.take(memory.size):
+            os.close(descriptor)
+            self._outbox.send(encode_error(request_id, opcode, data.refusal()))
+            return
         reply = encode_reply(request_id, opcode, ShareMemoryReply(memory.buffer, memory.size))
         try:
             sent = self._outbox.send_descriptor(reply, descriptor)
         finally:
             os.close(descriptor)
         if sent:
+            if session.memory is not None:
+                data.give_back(session.memory.size)
             session.memory = memory
         else:
+            data.give_back(memory.size)
             busy = LimitError(Status.RATE_LIMITED, "Replies wait to be read; take them first, then share memory.")
             self._outbox.send(encode_error(request_id, opcode, busy))
 
@@ -469,6 +525,8 @@ class NativeConnection(asyncio.Protocol):
         return encode_error(request_id, opcode, failure or error(Status.INTERNAL))
 
     def _reply(self, request_id: int, frame: bytes) -> None:
+        if self._heavy:
+            self._put_down(request_id)
         self._outbox.answer(request_id, frame)
         front_end = self._front_end
         if not self._listens and front_end.alone() and self._attention.worthwhile():

@@ -17,6 +17,7 @@ from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.errors import LimitError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.core.room import Room
 from hsmbridge.keys.access import check_algorithm, not_permitted
 from hsmbridge.keys.acquired import NO_SLOT, AcquiredKey, EphemeralKey
 from hsmbridge.keys.nonces import NonceSequence
@@ -40,8 +41,10 @@ class _Live:
 class EphemeralKeys:
     """The ephemeral keys of one connection. May be used from any thread."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None) -> None:
+        """Args: limit: alive at once; everywhere: room for those of all connections of the principal, in keys."""
         self._limit = limit
+        self._everywhere = Room(limit) if everywhere is None else everywhere
         self._lock = threading.Lock()
         self._guarded: dict[int, _Live] = {}
         self._holds: dict[int, _Live] = {}
@@ -62,12 +65,15 @@ class EphemeralKeys:
                     Status.TOO_MANY_RESOURCES,
                     f"{self._limit} ephemeral keys live on this connection, which is its limit; release some.",
                 )
+            if not self._everywhere.take(1):
+                raise self._everywhere.refusal()
             self._reserved += 1
 
     def cancel(self) -> None:
         """Give the room back: the key could not be made."""
         with self._lock:
             self._reserved -= 1
+        self._everywhere.give_back(1)
 
     def add(self, key: EphemeralKey) -> CryptoResourceId:
         """The id of a new key, in the room that was reserved; its guard counts once.
@@ -78,6 +84,7 @@ class EphemeralKeys:
         with self._lock:
             self._reserved -= 1
             if self._closed:
+                self._everywhere.give_back(1)
                 raise error(Status.CONNECTION_LOST)
             number = secrets.randbits(64)
             while number in self._alive:
@@ -145,6 +152,7 @@ class EphemeralKeys:
             keys = [live.key for live in self._alive.values()]
             for table in (self._guarded, self._holds, self._alive):
                 table.clear()
+            self._everywhere.give_back(len(keys))
             return keys
 
     def _guarded_key(self, resource: CryptoResourceId) -> _Live:
@@ -160,4 +168,5 @@ class EphemeralKeys:
         if live.count:
             return None
         del self._alive[live.number]
+        self._everywhere.give_back(1)
         return live.key

@@ -8,6 +8,7 @@ import secrets
 
 from hsmbridge.core.errors import LimitError, ResourceError, Status
 from hsmbridge.core.identifiers import CryptoResourceId, QualifiedName, ResourceKind
+from hsmbridge.core.room import Room
 from hsmbridge.keys.access import SlotEntry
 from hsmbridge.keys.ephemeral import LIMIT, EphemeralKey, EphemeralKeys
 
@@ -18,9 +19,9 @@ SLOTS_MAX = 65_536
 class ConnectionResources:
     """What the ids of one connection stand for."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        """Args: limit: ephemeral keys alive at once."""
-        self.ephemeral = EphemeralKeys(limit)
+    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None) -> None:
+        """Args: as of EphemeralKeys."""
+        self.ephemeral = EphemeralKeys(limit, everywhere)
         self._ids: dict[QualifiedName, CryptoResourceId] = {}
         self._slots: dict[int, SlotEntry] = {}
 

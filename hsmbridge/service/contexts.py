@@ -31,7 +31,8 @@ from hsmbridge.core.errors import (
 )
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.messages import ContextKind
-from hsmbridge.engine.contexts import DEFAULT_HELD_MAX, HeldBytes, Spool
+from hsmbridge.core.room import Room
+from hsmbridge.engine.contexts import DEFAULT_HELD_MAX, Spool
 from hsmbridge.engine.handles import Handles
 from hsmbridge.engine.steps import (
     Steps,
@@ -126,7 +127,7 @@ class Contexts:
         contexts = session.contexts
         contexts.check_room()
         if contexts.held is None:
-            contexts.held = HeldBytes(HELD_TOGETHER * self._held_max)
+            contexts.held = Room(HELD_TOGETHER * self._held_max)
         if keys:
             context.provider = keys[0].provider
             for key in keys:
@@ -342,7 +343,7 @@ class Contexts:
             context.nonce = start.nonce
         context.aad = start.aad
         if not may_stream(context) or not (yield from self._open_stream(session, context)):
-            context.spool = Spool(self._held_max, cast(HeldBytes, session.contexts.held))
+            context.spool = Spool(self._held_max, cast(Room, session.contexts.held), session.shares.data)
 
     def _open_stream(self, session: Session, context: Context) -> Steps[bool]:
         """Whether the provider takes the data in pieces."""

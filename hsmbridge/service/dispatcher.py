@@ -35,6 +35,7 @@ from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.open_contexts import OpenContexts
 from hsmbridge.service.session import DEFAULT_LIMITS, Session, SessionLimits
 from hsmbridge.service.shared_use import SharedUse
+from hsmbridge.service.shares import Shares
 from hsmbridge.service.short_way import Done, Prepared, ShortWay
 from hsmbridge.service.slots import SlotAdministration
 
@@ -74,6 +75,7 @@ class Dispatcher:
     ) -> None:
         """Args: the parts that operations are made of, where audit records go, the clock of deadlines, and limits."""
         self._limits = limits
+        self._shares: dict[str, Shares] = {}
         self._access = access
         self._use = use
         self._making = making
@@ -131,14 +133,25 @@ class Dispatcher:
 
     def open(self, principal: str) -> Session:
         """A session for a new connection of a principal."""
-        return Session(principal, ConnectionResources(self._limits.keys), contexts=OpenContexts(self._limits.contexts))
+        limits = self._limits
+        shares = self._shares.get(principal)
+        if shares is None:
+            shares = self._shares[principal] = Shares(limits.principal_keys, limits.principal_bytes)
+        shares.connections += 1
+        resources = ConnectionResources(limits.keys, shares.keys)
+        return Session(principal, shares, resources, contexts=OpenContexts(limits.contexts))
 
     def close(self, session: Session) -> None:
         """Free everything that belongs to a connection, at each provider at one stroke."""
         keys = session.resources.close()
         self._contexts.end_all(session)
         session.certificates.close()
-        session.memory = None
+        if session.memory is not None:
+            session.shares.data.give_back(session.memory.size)
+            session.memory = None
+        session.shares.connections -= 1
+        if session.shares.unused:
+            self._shares.pop(session.principal, None)
         by_provider: dict[str, list[EphemeralKey]] = {provider: [] for provider in session.used}
         for key in keys:
             by_provider[key.provider].append(key)

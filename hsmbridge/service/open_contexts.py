@@ -9,7 +9,8 @@ from hsmbridge.core.errors import LimitError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId
 from hsmbridge.core.messages import ContextKind
 from hsmbridge.core.params import DEFAULT_SIGNATURE, SignatureParameters
-from hsmbridge.engine.contexts import ContextMachine, HeldBytes, Spool
+from hsmbridge.core.room import Room
+from hsmbridge.engine.contexts import ContextMachine, Spool
 from hsmbridge.keys.access import AcquiredKey, SlotView
 
 CONTEXTS_MAX: Final = 1024
@@ -107,7 +108,7 @@ class OpenContexts:
     def __init__(self, limit: int = CONTEXTS_MAX) -> None:
         """Args: limit: contexts open at once."""
         self.making: dict[int, Context] = {}
-        self.held: HeldBytes | None = None
+        self.held: Room | None = None
         self._limit = limit
         self._lock = threading.Lock()
         self._open: dict[int, Context] = {}

@@ -13,6 +13,7 @@ from hsmbridge.keys.ephemeral import LIMIT
 from hsmbridge.keys.resources import ConnectionResources
 from hsmbridge.service.open_contexts import CONTEXTS_MAX, OpenContexts
 from hsmbridge.service.shared_memory import SharedMemory
+from hsmbridge.service.shares import BYTES_MAX, KEYS_MAX, Shares
 
 
 class Plan:
@@ -42,10 +43,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What one connection may have at once: ephemeral keys that are alive, contexts that are open."""
+    """What may be had at once.
+
+    Attributes:
+        keys, contexts: by one connection: ephemeral keys that are alive, contexts that are open.
+        principal_keys, principal_bytes: by all connections of a principal, as Shares says.
+    """
 
     keys: int = LIMIT
     contexts: int = CONTEXTS_MAX
+    principal_keys: int = KEYS_MAX
+    principal_bytes: int = BYTES_MAX
 
 
 DEFAULT_LIMITS = SessionLimits()
@@ -59,11 +67,13 @@ class Session:
     Attributes:
         owner: by which providers know what they have for this connection.
         used: the providers that were asked to have something for it.
+        shares: what it has together with the principal's other connections.
         memory: what it shares with its client, or None.
         plans: by kind of request, number of the slot's id, and algorithm; filled by the short way.
     """
 
     principal: str
+    shares: Shares = field(default_factory=Shares)
     resources: ConnectionResources = field(default_factory=ConnectionResources)
     memory: SharedMemory | None = None
     certificates: CertificateIds = field(default_factory=CertificateIds)

@@ -83,7 +83,7 @@ class FrameReader:
     on every later call: the stream has no boundary any more and its connection must be closed.
     """
 
-    __slots__ = ("_buffer", "_direction", "_failure", "_max_body", "_need")
+    __slots__ = ("_buffer", "_direction", "_failure", "_max_body", "_need", "_skipping")
 
     def __init__(self, max_body: int, *, replies: bool = False) -> None:
         """`max_body` in bytes. `replies` says which end this is: a client reads replies, a server requests."""
@@ -92,6 +92,7 @@ class FrameReader:
         self._buffer = bytearray()
         self._need = HEADER_SIZE
         self._failure: WireError | None = None
+        self._skipping = False
 
     def feed(self, data: bytes) -> Iterable[Frame]:
         """The frames that `data` completes, to be consumed before the next call.
@@ -111,6 +112,20 @@ class FrameReader:
     def missing(self) -> int:
         """How many bytes the unfinished frame still needs, as far as is known; 0 at a boundary between frames."""
         return self._need - len(self._buffer) if self._buffer else 0
+
+    @property
+    def unfinished(self) -> tuple[int, int, int] | None:
+        """Request id, opcode and length of the body of the unfinished frame, once its header is there."""
+        if len(self._buffer) < HEADER_SIZE or self._skipping:
+            return None
+        length, request_id, opcode, _, _ = HEADER.unpack_from(self._buffer)
+        return request_id, opcode, length
+
+    def skip(self) -> None:
+        """Drop the unfinished frame, with what is still to come of it."""
+        self._need -= len(self._buffer) - HEADER_SIZE
+        self._buffer = self._buffer[:HEADER_SIZE]
+        self._skipping = True
 
     def end(self) -> None:
         """To be called when the stream ends. Raises WireError (MALFORMED_FRAME) inside a frame."""
@@ -135,6 +150,14 @@ class FrameReader:
                     position = stop
                     continue
             take = min(self._need - len(buffer), end - position)
+            if self._skipping:
+                position += take
+                self._need -= take
+                if self._need > HEADER_SIZE:
+                    return
+                buffer = self._buffer = bytearray()
+                self._skipping = False
+                continue
             buffer += view[position : position + take]
             position += take
             if len(buffer) < self._need:

@@ -99,7 +99,8 @@ def lab(module: FaultyModule) -> Iterator[Lab]:
     with Lab.start() as lab:
         lab.stop_daemon()
         text = lab.config.read_text().replace(str(lab.token.module), str(module.path))
-        lab.config.write_text(text.replace("[daemon]", "[daemon]\nmax_keys = 20000\nmax_contexts = 5000"))
+        limits = "max_keys = 20000\nmax_keys_per_principal = 100000\nmax_contexts = 5000"
+        lab.config.write_text(text.replace("[daemon]", f"[daemon]\n{limits}"))
         lab.start_daemon()
         with lab.stack() as stack:
             for provider in PROVIDERS:

@@ -87,6 +87,20 @@ def test_random_bytes_raise_the_one_error_or_wait_within_the_limit_however_they_
     assert len(reader._buffer) <= MAX_BODY + HEADER_SIZE
 
 
+@given(st.data(), st.lists(st.integers(min_value=0), max_size=12), st.integers(1, MAX_BODY))
+def test_a_frame_that_is_skipped_leaves_the_others_as_they_are(data: st.DataObject, cuts: list[int], size: int) -> None:
+    after = data.draw(st.lists(frames(0), max_size=4))
+    cut = data.draw(st.integers(HEADER_SIZE, HEADER_SIZE + size - 1))
+    skipped = encode_frame(2, 77, 0, 0, bytes(size))
+    rest = skipped[cut:] + b"".join(encode_frame(*one) for one in after)
+    reader = FrameReader(MAX_BODY)
+    assert list(reader.feed(skipped[:cut])) == []
+    assert reader.unfinished == (77, 2, size)
+    reader.skip()
+    assert reader.missing == HEADER_SIZE + size - cut
+    assert drain(reader, pieces(rest, cuts)) == (after, None)
+
+
 @given(st.integers(MAX_BODY + 1, 0xFFFF_FFFF), st.binary(max_size=200))
 def test_a_length_past_the_limit_is_refused_at_the_header_and_nothing_is_kept(length: int, rest: bytes) -> None:
     reader = FrameReader(MAX_BODY)

@@ -4,7 +4,8 @@ import pytest
 
 from hsmbridge.core.contexts import NEXT, ContextCall, ContextState
 from hsmbridge.core.errors import ContextError, LimitError, Status
-from hsmbridge.engine.contexts import ContextMachine, HeldBytes, Spool
+from hsmbridge.core.room import Room
+from hsmbridge.engine.contexts import ContextMachine, Spool
 
 _WAYS: dict[ContextState, tuple[ContextCall, ...]] = {
     ContextState.CREATED: (),
@@ -77,7 +78,7 @@ def test_a_call_whose_deadline_passed_cannot_succeed_any_more() -> None:
 
 
 def test_a_spool_holds_up_to_its_bound_and_not_a_byte_more() -> None:
-    spool = Spool(10, HeldBytes(100))
+    spool = Spool(10, Room(100), Room(100))
     spool.add(b"12345")
     spool.add(b"")
     spool.add(b"67890")
@@ -90,10 +91,21 @@ def test_a_spool_holds_up_to_its_bound_and_not_a_byte_more() -> None:
 
 
 def test_the_contexts_of_a_connection_share_one_bound() -> None:
-    held = HeldBytes(10)
-    first, second = Spool(8, held), Spool(8, held)
+    held, everywhere = Room(10), Room(100)
+    first, second = Spool(8, held, everywhere), Spool(8, held, everywhere)
     first.add(bytes(8))
     with pytest.raises(LimitError):
         second.add(bytes(3))
+    first.clear()
+    second.add(bytes(8))
+
+
+def test_what_contexts_hold_back_counts_for_all_connections_of_a_principal() -> None:
+    everywhere = Room(10, "too much of it")
+    first, second = Spool(8, Room(8), everywhere), Spool(8, Room(8), everywhere)
+    first.add(bytes(8))
+    with pytest.raises(LimitError, match="too much") as refusal:
+        second.add(bytes(3))
+    assert refusal.value.status is Status.TOO_MANY_RESOURCES
     first.clear()
     second.add(bytes(8))

@@ -45,6 +45,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.session import DEFAULT_LIMITS, SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
 from hsmbridge.wire.codec import decode_error, decode_reply, encode_request
@@ -98,7 +99,7 @@ class _Lanes:
 class Front:
     """A front end that listens at `path`."""
 
-    def __init__(self, directory: Path, limits: Limits = LIMITS) -> None:
+    def __init__(self, directory: Path, limits: Limits = LIMITS, sessions: SessionLimits = DEFAULT_LIMITS) -> None:
         self.path = directory / "s"
         self.held = Gated()
         self.store = open_at(directory)
@@ -109,9 +110,9 @@ class Front:
         self._threads: list[ThreadLane] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.front_end = self._on_loop(self._compose(limits))
+        self.front_end = self._on_loop(self._compose(limits, sessions))
 
-    async def _compose(self, limits: Limits) -> NativeFrontEnd:
+    async def _compose(self, limits: Limits, sessions: SessionLimits) -> NativeFrontEnd:
         providers: dict[str, Provider] = {
             "short": SoftwareProvider(AesGcmSeal(AESGCM.generate_key(128))),
             "held": self.held,
@@ -161,6 +162,7 @@ class Front:
             runner=runner,
             short_way=ShortWay(access, catalogue, handles, self._lanes, runner, nonces, audit),
             clock=time.monotonic,
+            limits=sessions,
         )
         front_end = NativeFrontEnd(
             self._loop,
@@ -285,10 +287,10 @@ def held_digest(data: bytes = b"") -> m.DigestRequest:
 
 
 @contextmanager
-def front(limits: Limits = LIMITS) -> Iterator[Front]:
+def front(limits: Limits = LIMITS, sessions: SessionLimits = DEFAULT_LIMITS) -> Iterator[Front]:
     """A front end for one test."""
     directory = Path(tempfile.mkdtemp(prefix="hb", dir="/tmp"))
-    made = Front(directory, limits)
+    made = Front(directory, limits, sessions)
     try:
         yield made
     finally:

@@ -7,18 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hsmbridge.core import messages as m
-from hsmbridge.core.errors import Status
+from hsmbridge.core.errors import LimitError, Status
 from hsmbridge.core.params import GenerateKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.frontends import native as module
 from hsmbridge.frontends.native import ALONE_AFTER, MAX_QUEUED
+from hsmbridge.service.session import SessionLimits
 from hsmbridge.wire.codec import encode_request
 from tests.unit.frontends.native_rig import LIMITS, PATIENCE, THREADS, Front, Peer, front, held_digest, short_digest
 
@@ -330,3 +331,70 @@ def test_one_that_never_stops_asking_keeps_nobody_out(native: Front) -> None:
     assert int(answered) > 3000
     assert min(waits) < 0.1, waits
     assert max(waits) < 2.0, waits
+
+
+# What one principal may have over all connections
+
+
+def test_keys_are_counted_over_all_connections_of_a_principal() -> None:
+    request = m.GenerateRequest(GenerateKeyParams(key_type="AES-128", permissions=P.ENCRYPT), "", "short")
+    with front(sessions=SessionLimits(principal_keys=3)) as native, Peer(native) as first:
+        kept = first.ask(request, m.KeyReply).resource
+        assert kept is not None
+        with Peer(native) as second:
+            for _ in range(2):
+                second.ask(request, m.KeyReply)
+            for peer in (first, second):
+                with pytest.raises(LimitError, match="max_keys_per_principal") as refused:
+                    peer.ask(request, m.KeyReply)
+                assert refused.value.status is Status.TOO_MANY_RESOURCES
+            first.ask(m.ReleaseRequest(kept), m.Empty)
+            second.ask(request, m.KeyReply)
+        until = time.monotonic() + PATIENCE
+        while True:  # the keys of the connection that has ended are free again
+            with suppress(LimitError):
+                for _ in range(3):
+                    first.ask(request, m.KeyReply)
+                return
+            assert time.monotonic() < until
+
+
+def test_bytes_under_way_are_counted_over_all_connections_of_a_principal() -> None:
+    large = bytes(400_000)
+    with (
+        front(sessions=SessionLimits(principal_bytes=1_000_000)) as native,
+        Peer(native) as first,
+        Peer(native) as second,
+        Peer(native) as third,
+    ):
+        native.held.gate.clear()
+        for peer in (first, second):
+            peer.send(2, held_digest(large))
+        native.held.came(2)
+        third.send(2, short_digest(large), m.PingRequest(b"small"))
+        assert third.refusal().status is Status.TOO_MANY_RESOURCES
+        assert third.replies(1) == [3]
+        with pytest.raises(LimitError):
+            third.ask(m.ShareMemoryRequest(400_000), m.ShareMemoryReply)
+        native.held.gate.set()
+        assert (first.replies(1), second.replies(1)) == ([2], [2])
+        for _ in range(5):  # each of them is counted out again
+            assert len(third.ask(short_digest(large), m.DigestReply).digest) == 32
+
+
+def test_requests_that_come_in_slowly_count_as_a_whole_and_what_is_too_much_goes_by() -> None:
+    frame = encode_request(7, short_digest(bytes(900_000)))
+    with front(sessions=SessionLimits(principal_bytes=1_000_000)) as native, Peer(native) as second:
+        with Peer(native) as first:
+            first.socket.sendall(frame[:50_000])
+            native.settle()
+            second.socket.sendall(frame[:100_000])
+            assert second.refusal().status is Status.TOO_MANY_RESOURCES
+            second.socket.sendall(frame[100_000:] + encode_request(8, m.PingRequest(b"next")))
+            assert second.replies(1) == [8]
+            first.socket.sendall(frame[50_000:])
+            assert first.replies(1) == [7]
+            first.socket.sendall(frame[:-1])
+            native.settle()
+        native.settle()
+        assert second.ask(short_digest(bytes(900_000)), m.DigestReply, 9).digest  # what went away unfinished is free
