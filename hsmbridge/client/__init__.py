@@ -11,11 +11,11 @@ The parameters of key-making calls, permissions and errors are those of `hsmbrid
 from hsmbridge.client.bound import SlotHandle
 from hsmbridge.client.calls import Buffer
 from hsmbridge.client.certificates import CertificateGuard
+from hsmbridge.client.context_calls import Context
 from hsmbridge.client.context_making import Direction
 from hsmbridge.client.contexts import (
     AeadContext,
     CipherContext,
-    Context,
     DigestContext,
     MacContext,
     SignContext,

@@ -311,6 +311,19 @@ def test_a_call_out_of_order_is_refused_and_does_no_harm(stack: CryptoStack) -> 
     context.close()
     with pytest.raises(ContextError):
         context.update(b"")
+    cipher = new_slot(stack, "software", "AES-256", P.ENCRYPT)
+    with stack.aead_context(cipher, GCM, "encrypt") as sealing:
+        for result in (sealing.get_tag, lambda: sealing.key_version):
+            with pytest.raises(ContextError):
+                result()
+
+
+def test_any_buffer_is_taken_as_the_bytes_that_it_has(stack: CryptoStack) -> None:
+    data = bytes(range(256)) * 4
+    for view in (memoryview(data)[::2], memoryview(data).cast("I"), memoryview(bytearray(data))):
+        with stack.digest_context("SHA-256") as context:
+            context.update(view)
+            assert context.finalize() == hashlib.sha256(view.tobytes()).digest()
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
