@@ -33,6 +33,11 @@ class Room:
         with self._lock:
             self._left += count
 
+    def exchange(self, given: int, taken: int) -> None:
+        """Give back and take at one stroke. What is taken may be more, by little, and is never refused."""
+        with self._lock:
+            self._left += given - taken
+
     @property
     def empty(self) -> bool:
         """Whether nobody has any of it."""

@@ -122,6 +122,13 @@ class Spool:
         self._pieces = [whole]
         return whole
 
+    def replace(self, data: bytes) -> None:
+        """Hold the result in place of what it was made of, which may be longer by a block."""
+        self._held.exchange(self._size, len(data))
+        self._everywhere.exchange(self._size, len(data))
+        self._pieces = [data]
+        self._size = len(data)
+
     def clear(self) -> None:
         """Hold nothing."""
         self._pieces.clear()

@@ -1,13 +1,10 @@
 """Contexts: operations on data that comes in pieces. Create, init, update, finalize, read, reset, close.
 
 What a context may do was checked as for one-shot operations when it was created, and is checked again at every call
-after its slot has changed. Where the provider takes the data in pieces, it is passed on as it comes; where it does
-not, or only the end tells which of several key versions is meant, the data is held back within a bound and the
-one-shot operation is made of it. The decryption of an AEAD is always held back: no plaintext leaves before the tag
-was verified.
+after its slot has changed. Here is who may call what, and what becomes of a context at last; what is done with its data
+is the business of `hsmbridge.service.context_data`.
 """
 
-import secrets
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
@@ -15,15 +12,12 @@ from typing import Final, TypeVar, cast
 import msgspec
 import structlog
 
-from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import PERMISSION_FOR, KeyOperation
 from hsmbridge.core.contexts import ContextCall
 from hsmbridge.core.errors import (
     ContextError,
     HsmBridgeError,
-    ProviderError,
-    RequestError,
     ResourceError,
     SignatureInvalid,
     Status,
@@ -32,18 +26,13 @@ from hsmbridge.core.errors import (
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.messages import ContextKind
 from hsmbridge.core.room import Room
-from hsmbridge.engine.contexts import DEFAULT_HELD_MAX, Spool
+from hsmbridge.engine.contexts import DEFAULT_HELD_MAX
 from hsmbridge.engine.handles import Handles
-from hsmbridge.engine.steps import (
-    Steps,
-    for_bytes,
-    for_encrypted,
-    for_nothing,
-    for_stream_end,
-)
+from hsmbridge.engine.steps import Steps
 from hsmbridge.keys.access import AcquiredKey
 from hsmbridge.service.catalogue import ProviderCatalogue
-from hsmbridge.service.context_kinds import check_proof, may_stream, new_context
+from hsmbridge.service.context_data import ContextData
+from hsmbridge.service.context_kinds import check_proof, new_context
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_use import KeyUse
@@ -80,14 +69,12 @@ class Contexts:
     ) -> None:
         """Args: the parts of one-shot operations, and in bytes what one context holds back and one reply carries."""
         self._catalogue = catalogue
-        self._handles = handles
         self._access = access
-        self._use = use
         self._making = making
         self._held_max = held_max
+        self._data = ContextData(handles, use, held_max=held_max, piece=min(piece, LONGEST_PIECE))
         self._counting = threading.Lock()
         self._count = 0
-        self._piece = min(piece, LONGEST_PIECE)
 
     @property
     def count(self) -> int:
@@ -138,7 +125,7 @@ class Contexts:
         try:
             if start is not None:
                 context.machine.begin(ContextCall.INIT)
-                yield from self._start(session, context, start)
+                yield from self._data.start(session, context, start)
                 if not context.machine.end(ContextCall.INIT):
                     raise error(Status.OPERATION_TIMED_OUT)
             reply = self._told(contexts.add(context), context)
@@ -165,20 +152,14 @@ class Contexts:
 
     def init(self, session: Session, request: m.ContextInitRequest) -> Steps[m.ContextReply]:
         def work(context: Context) -> Steps[m.ContextReply]:
-            yield from self._start(session, context, request.start)
+            yield from self._data.start(session, context, request.start)
             return self._told(request.context, context)
 
         return self._work(session, request.context, ContextCall.INIT, work)
 
     def update(self, session: Session, request: m.ContextUpdateRequest) -> Steps[m.ContextDataReply]:
         def work(context: Context) -> Steps[m.ContextDataReply]:
-            output = b""
-            if context.spool is not None:
-                context.spool.add(request.data)
-            elif request.data:
-                call = calls.StreamUpdateCall(context.stream, request.data)
-                output = yield from _streaming(context, for_bytes(context.provider, call))
-            return m.ContextDataReply(output)
+            return m.ContextDataReply((yield from self._data.add(context, request.data)))
 
         return self._work(session, request.context, ContextCall.UPDATE, work)
 
@@ -186,17 +167,11 @@ class Contexts:
         def work(context: Context) -> Steps[m.ContextFinalReply | SignatureInvalid]:
             check_proof(context, request.proof)
             try:
-                if context.spool is None:
-                    reply = yield from self._finish(context, request.data, request.proof)
-                else:
-                    context.spool.add(request.data)
-                    reply = yield from self._at_once(context, context.spool.take(), request.proof)
+                return (yield from self._data.finish(session, context, request.data, request.proof))
             except SignatureInvalid as verdict:
                 # That is an answer, not a failure: the context may be reset and verify the next signature.
                 context.clear()
                 return verdict
-            context.clear()
-            return self._first_piece(context, reply)
 
         reply = yield from self._work(session, request.context, ContextCall.FINALIZE, work)
         if isinstance(reply, SignatureInvalid):
@@ -206,7 +181,7 @@ class Contexts:
     def read(self, session: Session, request: m.ContextReadRequest) -> Steps[m.ContextDataReply]:
         def work(context: Context) -> Steps[m.ContextDataReply]:
             yield from ()
-            piece = self._next_piece(context)
+            piece = self._data.next_piece(context)
             return m.ContextDataReply(piece, len(context.output))
 
         return self._work(session, request.context, ContextCall.READ, work)
@@ -215,7 +190,7 @@ class Contexts:
         def work(context: Context) -> Steps[m.ContextReply]:
             if not self._catalogue.entry(context.provider).available:
                 raise ContextError(Status.CONTEXT_RESET_FAILED)
-            yield from self._close_stream(context)
+            yield from self._data.close(context)
             return self._told(request.context, context)
 
         reply = yield from self._work(session, request.context, ContextCall.RESET, work)
@@ -266,16 +241,8 @@ class Contexts:
             context.machine.give_up()
 
     def _free(self, context: Context) -> Steps[None]:
-        yield from self._close_stream(context)
+        yield from self._data.close(context)
         yield from self._release(context)
-
-    def _close_stream(self, context: Context) -> Steps[None]:
-        stream = context.clear()
-        if stream:
-            try:
-                yield from for_nothing(context.provider, calls.StreamCloseCall(stream))
-            except HsmBridgeError as failure:  # a provider that is away holds nothing either
-                _log.info("a stream was not closed", provider=context.provider, status=failure.status.name)
 
     def _release(self, context: Context) -> Steps[None]:
         for key in context.take_keys():
@@ -327,105 +294,6 @@ class Contexts:
         context.keys = tuple(left)
         context.view = entry.view
 
-    def _start(self, session: Session, context: Context, start: m.ContextStart) -> Steps[None]:
-        row = context.row
-        if start.aad and context.kind is not ContextKind.AEAD:
-            raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} does not authenticate; it takes no aad.")
-        if context.operation is KeyOperation.ENCRYPT:
-            context.nonce = yield from self._use.nonce(row, context.keys[0], start.nonce)
-        else:
-            wanted = row.nonce_size if context.operation is KeyOperation.DECRYPT else 0
-            if len(start.nonce) != wanted:
-                raise RequestError(
-                    Status.INVALID_ARGUMENT,
-                    f"{row.name} takes a nonce of {wanted} bytes here, not {len(start.nonce)}.",
-                )
-            context.nonce = start.nonce
-        context.aad = start.aad
-        if not may_stream(context) or not (yield from self._open_stream(session, context)):
-            context.spool = Spool(self._held_max, cast(Room, session.contexts.held), session.shares.data)
-
-    def _open_stream(self, session: Session, context: Context) -> Steps[bool]:
-        """Whether the provider takes the data in pieces."""
-        stream = secrets.randbits(63) | 1
-
-        def opening(handle: int) -> Steps[None]:
-            call = calls.StreamOpenCall(
-                stream,
-                handle,
-                context.row.name,
-                context.operation,
-                context.nonce,
-                context.aad,
-                context.parameters,
-                session.owner,
-            )
-            return for_nothing(context.provider, call)
-
-        # Before it is there, so that it is closed whatever becomes of the call.
-        context.stream = stream
-        session.used.add(context.provider)
-        try:
-            yield from self._handles.use(context.keys[0], opening) if context.keys else opening(0)
-        except RequestError as refusal:
-            if refusal.status is not Status.NOT_SUPPORTED:
-                raise
-            context.stream = 0
-            return False
-        return True
-
-    def _finish(self, context: Context, data: bytes, proof: bytes) -> Steps[m.ContextFinalReply]:
-        verified = proof if context.operation is KeyOperation.VERIFY else b""
-        call = calls.StreamFinishCall(context.stream, data, verified)
-        end = yield from _streaming(context, for_stream_end(context.provider, call))
-        context.stream = 0
-        return m.ContextFinalReply(end.output, end.tag, context.version)
-
-    def _at_once(self, context: Context, data: bytes, proof: bytes) -> Steps[m.ContextFinalReply]:
-        """The one-shot operation over all of the data."""
-        use, keys, name = self._use, context.keys, context.row.name
-        resource = cast(CryptoResourceId, context.resource)
-        match context.kind, context.operation:
-            case ContextKind.SIGN, _:
-                signed = yield from use.sign(m.SignRequest(resource, name, data, context.parameters), keys)
-                return m.ContextFinalReply(signed.signature, b"", signed.version)
-            case ContextKind.VERIFY, _:
-                verify = m.VerifyRequest(resource, name, data, proof, context.parameters)
-                return m.ContextFinalReply(b"", b"", (yield from use.verify(verify, keys)).version)
-            case ContextKind.MAC, KeyOperation.SIGN:
-                made = yield from use.mac(m.MacRequest(resource, name, data), keys)
-                return m.ContextFinalReply(made.mac, b"", made.version)
-            case ContextKind.MAC, _:
-                verify_mac = m.MacVerifyRequest(resource, name, data, proof)
-                return m.ContextFinalReply(b"", b"", (yield from use.verify_mac(verify_mac, keys)).version)
-            case ContextKind.DIGEST, _:
-                digested = yield from use.digest(m.DigestRequest(name, data, context.provider))
-                return m.ContextFinalReply(digested.digest, b"", 0)
-            case _, KeyOperation.DECRYPT:
-                request = m.DecryptRequest(resource, name, data, context.aad, context.nonce, proof)
-                opened = yield from use.decrypt(request, keys)
-                return m.ContextFinalReply(opened.plaintext, b"", opened.version)
-            case _:
-                key = keys[0]
-                sealed = yield from self._handles.use(
-                    key,
-                    lambda handle: for_encrypted(
-                        key.provider, calls.EncryptCall(handle, name, context.nonce, data, context.aad)
-                    ),
-                )
-                return m.ContextFinalReply(sealed.ciphertext, sealed.tag, key.version)
-
-    def _first_piece(self, context: Context, reply: m.ContextFinalReply) -> m.ContextFinalReply:
-        if len(reply.data) <= self._piece:
-            return reply
-        context.output = memoryview(reply.data)
-        piece = self._next_piece(context)
-        return m.ContextFinalReply(piece, reply.tag, reply.version, len(context.output))
-
-    def _next_piece(self, context: Context) -> bytes:
-        piece, context.output = context.output[: self._piece], context.output[self._piece :]
-        return bytes(piece)
-
     def _told(self, number: int, context: Context) -> m.ContextReply:
         nonce = context.nonce if context.operation is KeyOperation.ENCRYPT else b""
         return m.ContextReply(
@@ -451,17 +319,3 @@ _CALLING: Final = frozenset(
         m.ContextResetRequest,
     }
 )
-
-
-def _streaming(context: Context, steps: Steps[T]) -> Steps[T]:
-    """A call on the context's stream, which is gone where its provider was restarted."""
-    try:
-        return (yield from steps)
-    except ProviderError as failure:
-        if failure.status is not Status.HANDLE_UNKNOWN:
-            raise
-        raise ProviderError(
-            Status.PROVIDER_UNAVAILABLE,
-            f"Provider {context.provider} was restarted, and what this context had under way is lost; begin anew.",
-            origin=failure.origin,
-        ) from None

@@ -77,6 +77,16 @@ def test_a_call_whose_deadline_passed_cannot_succeed_any_more() -> None:
     assert machine.state is ContextState.ERROR
 
 
+def test_a_result_takes_the_place_of_what_it_was_made_of() -> None:
+    rooms = Room(10), Room(10)
+    spool = Spool(10, *rooms)
+    spool.add(b"0123456789")
+    spool.replace(b"0123456789 and its padding")
+    assert not any(room.take(1) for room in rooms)
+    spool.clear()
+    assert all(room.empty for room in rooms)
+
+
 def test_a_spool_holds_up_to_its_bound_and_not_a_byte_more() -> None:
     spool = Spool(10, Room(100), Room(100))
     spool.add(b"12345")

@@ -374,6 +374,24 @@ def test_long_output_is_read_in_pieces(service: Served, aes: CryptoResourceId) -
     assert service.ask(m.ContextReadRequest(number), m.ContextDataReply).data == b""
 
 
+@pytest.mark.parametrize("decrypts", [True, False], ids=["held back", "streamed"])
+def test_output_that_nobody_reads_counts_as_held_back(service: Served, aes: CryptoResourceId, decrypts: bool) -> None:
+    plaintext = bytes(9 * service.held_max // 10)
+    sealed = service.ask(m.EncryptRequest(aes, GCM, plaintext), m.EncryptReply)
+    opening = m.ContextDecryptRequest(aes, GCM, K.AEAD, 0, m.ContextStart(sealed.nonce))
+    creation = opening if decrypts else m.ContextEncryptRequest(aes, GCM, K.AEAD, START)
+    data, proof = (sealed.ciphertext, sealed.tag) if decrypts else (plaintext, b"")
+    unread = [create(service, creation).context for _ in range(4)]
+    assert all(finalize(service, number, data, proof).remaining for number in unread)
+    refused(Status.DATA_TOO_LARGE, service, m.ContextFinalizeRequest(create(service, creation).context, data, proof))
+    while service.ask(m.ContextReadRequest(unread[0]), m.ContextDataReply).remaining:
+        continue
+    assert finalize(service, create(service, creation).context, data, proof).remaining
+    close(service, unread[1])
+    assert finalize(service, create(service, creation).context, data, proof).remaining
+    refused(Status.DATA_TOO_LARGE, service, m.ContextFinalizeRequest(create(service, creation).context, data, proof))
+
+
 def test_a_signature_of_a_rotated_version_is_found_without_naming_it(service: Served, pair: CryptoResourceId) -> None:
     signature = service.ask(m.SignRequest(pair, ECDSA, b"message"), m.SignReply).signature
     service.ask(m.SlotRotateRequest("pair"), m.SlotInfo)
