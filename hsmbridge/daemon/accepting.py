@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from hsmbridge.frontends.refusal_log import RefusalLog
+
 YIELDING_TIME: Final = 0.002
 """Seconds that a connection is left to a worker with fewer clients."""
 
@@ -46,6 +48,7 @@ class Acceptor:
         self._has_most = has_most
         self._waiting: asyncio.TimerHandle | None = None
         self._arriving: set[asyncio.Task[object]] = set()
+        self._refusals = RefusalLog()
         listener.setblocking(False)
         loop.add_reader(listener, self._ready)
 
@@ -73,7 +76,9 @@ class Acceptor:
         except (BlockingIOError, ConnectionAbortedError):  # another worker has it, or its client is gone
             return
         except OSError as problem:
-            _log.error("a connection could not be accepted", reason=problem.strerror)
+            self._refusals.tell(
+                _log.error, "a connection could not be accepted", str(problem.errno), reason=problem.strerror
+            )
             self._wait(RETRY_TIME, self._go_on)
             return
         arriving = self._loop.create_task(self._loop.connect_accepted_socket(self._connection, connection))

@@ -5,7 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from hsmbridge.core.errors import LimitError, Status, error
+import structlog
+
+from hsmbridge.core.errors import HsmBridgeError, LimitError, Status, error
+from hsmbridge.frontends.refusal_log import RefusalLog
+
+_log = structlog.get_logger(__name__)
 
 
 class Finishing(Protocol):
@@ -29,6 +34,7 @@ class Admission(Generic[_C]):
     def __init__(self, most: int, most_of_one_principal: int, changed: Callable[[int], None] | None = None) -> None:
         """`changed` is told the number of connections whenever it changes."""
         self.connections: set[_C] = set()
+        self._refusals = RefusalLog()
         self._changed = changed
         self._most = most
         self._most_of_one_principal = most_of_one_principal
@@ -55,6 +61,22 @@ class Admission(Generic[_C]):
         self._per_principal[principal] += 1
         self._tell()
 
+    def tell_refused(self, principal: str, refusal: HsmBridgeError) -> None:
+        """Log that a connection was refused."""
+        status = refusal.status.name
+        self._refusals.tell(_log.info, "connection refused", status, principal=principal, status=status)
+
+    def tell_dropped(self, principal: str, problem: HsmBridgeError) -> None:
+        """Log that a connection was ended for what its client sent."""
+        status = problem.status.name
+        self._refusals.tell(_log.info, "a connection was dropped", status, principal=principal, reason=problem.message)
+
+    def tell_lost(self, principal: str, problem: OSError) -> None:
+        """Log that there was nothing left to serve a connection with."""
+        self._refusals.tell(
+            _log.error, "a connection was dropped", str(problem.errno), principal=principal, reason=problem.strerror
+        )
+
     def leave(self, connection: _C, principal: str) -> None:
         """Count a connection out."""
         if connection in self.connections:
@@ -64,6 +86,10 @@ class Admission(Generic[_C]):
             if not self._per_principal[principal]:
                 del self._per_principal[principal]
             self._tell()
+
+    def flush_log(self) -> None:
+        """Log now how many more connections were refused or dropped since that was logged last."""
+        self._refusals.flush()
 
     def _tell(self) -> None:
         if self._changed is not None:
@@ -77,3 +103,4 @@ class Admission(Generic[_C]):
         while self.connections:
             self._left.clear()
             await self._left.wait()
+        self.flush_log()

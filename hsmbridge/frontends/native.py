@@ -194,7 +194,7 @@ class NativeConnection(asyncio.Protocol):
         try:
             own = socket.socket(fileno=os.dup(peer.fileno()))
         except OSError as problem:
-            _log.error("a connection was dropped", principal=self._principal, reason=problem.strerror)
+            self._front_end.tell_lost(self._principal, problem)
             self._failed = True
             self._transport.abort()
             return
@@ -285,7 +285,7 @@ class NativeConnection(asyncio.Protocol):
         self._outbox.close_when_sent()
 
     def _refuse(self, request_id: int, opcode: int, problem: HsmBridgeError) -> None:
-        _log.info("connection refused", principal=self._principal, status=problem.status.name)
+        self._front_end.tell_refused(self._principal, problem)
         self._outbox.send(encode_error(request_id, opcode, problem))
         self.shut()
 

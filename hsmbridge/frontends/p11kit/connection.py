@@ -121,7 +121,7 @@ class P11KitConnection(asyncio.Protocol):
         try:
             self._socket = socket.socket(fileno=os.dup(peer.fileno()))
         except OSError as problem:
-            _log.error("a connection was dropped", principal=self._principal, reason=problem.strerror)
+            self._front_end.tell_lost(self._principal, problem)
             self._ended = True
             self._transport.abort()
             return
@@ -131,7 +131,7 @@ class P11KitConnection(asyncio.Protocol):
         try:
             self._front_end.admit(self, self._principal)
         except HsmBridgeError as refusal:
-            _log.info("connection refused", principal=self._principal, status=refusal.status.name)
+            self._front_end.tell_refused(self._principal, refusal)
             self._ended = True
             self._transport.abort()
             return
@@ -394,7 +394,7 @@ class P11KitConnection(asyncio.Protocol):
             self._outbox.close_when_sent()
 
     def _drop(self, problem: WireError) -> None:
-        _log.info("a connection was dropped", principal=self._principal, reason=problem.message)
+        self._front_end.tell_dropped(self._principal, problem)
         self._ended = True
         self._cancel_timer()
         self._timer = self._front_end.loop.call_later(LINGER, self._transport.abort)

@@ -102,7 +102,7 @@ class SshAgentConnection(asyncio.Protocol):
         try:
             front_end.admit(self, self._principal)
         except HsmBridgeError as refusal:
-            _log.info("connection refused", principal=self._principal, status=refusal.status.name)
+            front_end.tell_refused(self._principal, refusal)
             self._ended = True
             self._transport.abort()
             return
@@ -252,7 +252,7 @@ class SshAgentConnection(asyncio.Protocol):
             self._transport.close()
 
     def _drop(self, problem: WireError) -> None:
-        _log.info("a connection was dropped", principal=self._principal, reason=problem.message)
+        self._front_end.tell_dropped(self._principal, problem)
         self._ended = True
         self._cancel_timer()
         self._transport.close()
