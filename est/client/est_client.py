@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Self
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from est import keys, refusals
 from est.asn1.csrattrs import parse_csrattrs
@@ -16,19 +14,16 @@ from est.client.checks import check_received
 from est.client.cmc import FullCmc
 from est.client.configuration import ClientConfiguration
 from est.client.late_request import LateRequest, capabilities, key_id, key_transport, public_key_of
+from est.client.made_key import read_made_key
 from est.client.results import Enrolled, Pending, ServerMadeKey
 from est.client.session import DEFAULT_RETRY, Body, Reply, Session, not_found
 from est.cms.certs_only import parse_certs_only
 from est.cms.enveloped import Opener
-from est.cms.key_package import open_key
 from est.cms.receiver import Receiver
 from est.csr.demands import Demands, demands_of
 from est.csr.request import Plan, Wishes, change_subject_name, plan
 from est.http import media_type
-from est.http.multipart import parse_multipart
-from est.http.payload import decode
 from est.trust.anchors import TrustedBy
-from est.trust.path import verify_path
 from est.trust.roll_over import CaCertificates, first_anchors, rolled_over
 
 _CHALLENGES = 3
@@ -273,50 +268,14 @@ class EstClient:
             raise (
                 not_found() if reply.status == 404 else refusals.malformed("The reply is not a key and a certificate.")
             )
-        pkcs8, encrypted, received = self._key_and_certificates(reply, opener, allow_plain=allow_plain)
-        public_key = _public_key_of(pkcs8)
+        given = self._configuration
+        sent = read_made_key(reply, opener, given.anchors, allow_plain=allow_plain, lenient=given.lenient)
         enrolled = check_received(
-            received,
-            public_key,
-            self._configuration.anchors,
+            sent.certificates,
+            sent.public_key,
+            given.anchors,
             subject=planned.subject,
             extensions=planned.extensions,
-            accept_differences=self._configuration.accept_differences,
+            accept_differences=given.accept_differences,
         )
-        return ServerMadeKey(enrolled, pkcs8, encrypted)
-
-    def _key_and_certificates(
-        self, reply: Reply, opener: Opener | None, *, allow_plain: bool
-    ) -> tuple[bytes, bool, tuple[x509.Certificate, ...]]:
-        lenient = self._configuration.lenient
-        pkcs8, encrypted, received = b"", False, tuple[x509.Certificate, ...]()
-        for part in parse_multipart(reply.type, reply.body):
-            if part.type.name == media_type.PKCS8:
-                if not allow_plain:
-                    raise refusals.denied("The server sent the private key without encryption; it was not taken.")
-                pkcs8 = decode(part.body, lenient=lenient)
-            elif part.type.name == media_type.PKCS7 and part.type.smime_type == "server-generated-key":
-                pkcs8, encrypted = self._opened(decode(part.body, lenient=lenient), opener), True
-            elif part.type.name == media_type.PKCS7:
-                received = parse_certs_only(decode(part.body, lenient=lenient)).certificates
-        if not pkcs8 or not received:
-            raise refusals.malformed("The reply lacks the key or the certificate.")
-        return pkcs8, encrypted, received
-
-    def _opened(self, der: bytes, opener: Opener | None) -> bytes:
-        if opener is None:
-            raise refusals.unwanted("The server sent an encrypted key, and there is nothing to open it with.")
-        pkcs8, signed = open_key(der, opener)
-        if signed.signer is None:
-            raise refusals.untrusted("Nobody signed the key that the server sent.")
-        anchors = self._configuration.anchors
-        verify_path(signed.signer, (*signed.certificates, *anchors.intermediates), anchors.explicit)
-        return pkcs8
-
-
-def _public_key_of(pkcs8: bytes) -> CertificatePublicKeyTypes:
-    try:
-        private = serialization.load_der_private_key(pkcs8, None)
-    except (ValueError, TypeError):
-        raise refusals.malformed("The key that the server sent is no PKCS#8 private key.") from None
-    return keys.SoftwareKey(private).signer.public_key()
+        return ServerMadeKey(enrolled, sent.pkcs8, sent.encrypted)
