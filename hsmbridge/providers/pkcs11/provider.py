@@ -4,11 +4,8 @@ Bound to one token by its serial. It holds no key material; a key that nobody us
 touches none.
 """
 
-import itertools
-import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -24,7 +21,7 @@ from hsmbridge.core.calls import (
     MadeKey,
     StreamEnd,
 )
-from hsmbridge.core.errors import ProviderError, RequestError, Status, StoreError
+from hsmbridge.core.errors import ProviderError, RequestError, Status
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.params import KdfParameters, SignatureParameters
 from hsmbridge.core.policy import Protection
@@ -32,9 +29,10 @@ from hsmbridge.providers.base import Provider
 from hsmbridge.providers.pkcs11 import adoption, agreement, derivation, encapsulation, encryption, signatures
 from hsmbridge.providers.pkcs11.copying import copy_key
 from hsmbridge.providers.pkcs11.importing import create_secret, import_key
+from hsmbridge.providers.pkcs11.loaded import LoadedKey, LoadedKeys
 from hsmbridge.providers.pkcs11.making import make_key
 from hsmbridge.providers.pkcs11.mechanisms import WITHOUT_HASH, mechanism_of
-from hsmbridge.providers.pkcs11.objects import KeyObjects, Reference, Sought, find_at, list_key_ids, remove_key
+from hsmbridge.providers.pkcs11.objects import KeyObjects, Reference, find_at, list_key_ids, remove_key
 from hsmbridge.providers.pkcs11.pool import Seat
 from hsmbridge.providers.pkcs11.probe import Capabilities
 from hsmbridge.providers.pkcs11.public_keys import public_key_info
@@ -48,21 +46,6 @@ RANDOM_CHUNK = 65536
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A loaded key."""
-
-    sought: Sought
-    reference: bytes
-
-    @property
-    def row(self) -> KeyType:
-        return self.sought.row
-
-    def is_as(self, row: KeyType, reference: bytes) -> bool:
-        return self.row is row and self.reference == reference
-
-
 class Pkcs11Provider(Provider):
     """One token. `open_pkcs11` makes it; `close` gives back what that took."""
 
@@ -72,11 +55,8 @@ class Pkcs11Provider(Provider):
         self._can = capabilities
         self._refusals = sessions.quirks.refusals
         self._streams = TokenStreams(sessions, capabilities.fixed)
-        # Random, so that a handle of another run means nothing here.
-        self._handles = itertools.count(secrets.randbits(60))
-        self._held: dict[int, _Held] = {}
-        self._by_id: dict[bytes, int] = {}
-        self._lock = threading.Lock()
+        self._loaded = LoadedKeys(sessions)
+        self._closing = threading.Lock()
 
     # --- keys ------------------------------------------------------------------------------------------------------
 
@@ -98,37 +78,14 @@ class Pkcs11Provider(Provider):
         )
 
     def load(self, key_id: bytes, row: KeyType, permissions: int, reference: bytes, binding: bytes) -> int:
-        known = self._by_id.get(key_id)
-        if known is not None:
-            held = self._held.get(known)
-            if held is not None and held.is_as(row, reference) and not held.sought.ephemeral:
-                return known
-        told = self._reference(key_id, row, reference)
-        if not told.run:
-            self._sessions.seek(told.sought(row))
-        with self._lock:
-            if told.run and not self._sessions.ephemeral.lives(key_id, told.run):
-                raise _ended()
-            known = self._by_id.get(key_id)
-            if known is None:
-                known = next(self._handles)
-                self._held[known] = _Held(told.sought(row), reference)
-                self._by_id[key_id] = known
-            return known
+        return self._loaded.load(key_id, row, reference)
 
     def unload(self, handle: int) -> None:
-        with self._lock:
-            held = self._held.pop(handle, None)
-            if held is not None:
-                self._by_id.pop(held.sought.key_id, None)
-        if held is not None:
-            self._sessions.forget(held.sought.key_id)
+        self._loaded.unload(handle)
 
     def destroy(self, key_id: bytes, row: KeyType, reference: bytes) -> None:
-        told = self._reference(key_id, row, reference) if reference else None
-        handle = self._by_id.get(key_id)
-        if handle is not None:
-            self.unload(handle)
+        told = self._loaded.reference(key_id, row, reference) if reference else None
+        self._loaded.unload_key(key_id)
         known = self._sessions.destroy_ephemeral(key_id)
         if not known and (told is None or not told.run):
             place = None if told is None else told.place
@@ -144,9 +101,7 @@ class Pkcs11Provider(Provider):
             return
         # The keys first: what it costs SoftHSM to close any session grows with the objects that there are in all.
         released = self._sessions.release_owner(owner)
-        with self._lock:
-            for key_id in self._by_id.keys() & released:
-                del self._held[self._by_id.pop(key_id)]
+        self._loaded.drop(released)
         self._sessions.forget(*released)
         super().release_owner(owner)
 
@@ -156,9 +111,8 @@ class Pkcs11Provider(Provider):
 
     def close(self) -> None:
         self.streams.close_all()
-        with self._lock:
-            self._held.clear()
-            self._by_id.clear()
+        self._loaded.clear()
+        with self._closing:
             close, self._close = self._close, _nothing
         close()
 
@@ -276,9 +230,7 @@ class Pkcs11Provider(Provider):
 
     def wrap(self, handle: int, row: Algorithm, wrapped: int, iv: bytes, aad: bytes) -> bytes:
         under = self._holding(handle, row, KeyOperation.WRAP)
-        what = self._held.get(wrapped)
-        if what is None:
-            raise ProviderError(Status.HANDLE_UNKNOWN)
+        what = self._loaded.key(wrapped)
 
         def attempt(seat: Seat) -> bytes:
             with self._sessions.found(seat, what.sought) as key, self._sessions.found(seat, under.sought) as keys:
@@ -311,9 +263,7 @@ class Pkcs11Provider(Provider):
         return self._make(target, target_row, unwrap)
 
     def copy(self, handle: int, target: KeyTarget) -> MadeKey:
-        held = self._held.get(handle)
-        if held is None:
-            raise ProviderError(Status.HANDLE_UNKNOWN)
+        held = self._loaded.key(handle)
         if held.row.name != target.key_type:
             raise RequestError(Status.KEY_TYPE_MISMATCH, f"The key is not of type {target.key_type}.")
         sought, fixed = held.sought, self._can.fixed
@@ -328,7 +278,7 @@ class Pkcs11Provider(Provider):
 
     def examine(self, uri: str, material: bytes) -> ForeignKey:
         if uri == OWN_REFERENCE:
-            told = self._told(material)
+            told = self._loaded.told(material)
             if told.place is None:
                 raise RequestError(Status.INVALID_ARGUMENT, "This key was not adopted; hsmbridge made it.")
             sought = told.sought(key_type(told.key_type))
@@ -383,7 +333,7 @@ class Pkcs11Provider(Provider):
         return self._streams.cipher(held.sought, row, operation, nonce, aad)
 
     def _hashed(
-        self, held: _Held, handle: int, row: Algorithm, operation: KeyOperation, parameters: SignatureParameters
+        self, held: LoadedKey, handle: int, row: Algorithm, operation: KeyOperation, parameters: SignatureParameters
     ) -> ProviderStream:
         if row.scheme not in WITHOUT_HASH or parameters.digest_signing or parameters.external_mu:
             raise at_once(row)
@@ -446,38 +396,15 @@ class Pkcs11Provider(Provider):
         )
         return MadeKey(msgspec.msgpack.encode(reference), public_key, Protection.TOKEN)
 
-    def _reference(self, key_id: bytes, row: KeyType, reference: bytes) -> Reference:
-        told = self._told(reference)
-        if told.key_id != key_id or told.key_type != row.name:
-            raise _tampered("is of another key")
-        return told
-
-    def _told(self, reference: bytes) -> Reference:
-        try:
-            told = msgspec.msgpack.decode(reference, type=Reference)
-        except msgspec.DecodeError:
-            raise _tampered("cannot be read") from None
-        if told.version != 1:
-            raise StoreError(Status.STORE_VERSION)
-        if told.serial != self._sessions.identity:
-            raise ProviderError(
-                Status.WRONG_TOKEN,
-                f"This key is on the token with serial {told.serial!r}; connected is"
-                f" {self._sessions.label!r} with serial {self._sessions.serial!r}. Connect the right one.",
-            )
-        return told
-
-    def _holding(self, handle: int, row: Algorithm, operation: KeyOperation) -> _Held:
-        held = self._held.get(handle)
-        if held is None:
-            raise ProviderError(Status.HANDLE_UNKNOWN)
+    def _holding(self, handle: int, row: Algorithm, operation: KeyOperation) -> LoadedKey:
+        held = self._loaded.key(handle)
         if operation not in self._can.claimed.get(row.name, ()):
             raise RequestError(Status.NOT_SUPPORTED, f"The token does not offer {row.name}.")
         if held.row.name not in row.key_types:
             raise RequestError(Status.KEY_TYPE_MISMATCH, f"{row.name} does not take a key of type {held.row.name}.")
         return held
 
-    def _plan(self, held: _Held, row: Algorithm, parameters: SignatureParameters) -> signatures.SigningPlan:
+    def _plan(self, held: LoadedKey, row: Algorithm, parameters: SignatureParameters) -> signatures.SigningPlan:
         if parameters.salt_length is not None:
             signatures.check_salt(row, held.row, parameters)
         return self._can.plans.plan(row, parameters)
@@ -490,20 +417,9 @@ class Pkcs11Provider(Provider):
             raise RequestError(Status.NOT_SUPPORTED, f"The token cannot derive keys of type {row.name}.")
         return row
 
-    def _use(self, held: _Held, attempt: Callable[[KeyObjects], _T]) -> _T:
+    def _use(self, held: LoadedKey, attempt: Callable[[KeyObjects], _T]) -> _T:
         return self._sessions.use(held.sought, attempt)
 
 
 def _nothing() -> None:
     """What a second `close` does."""
-
-
-def _ended() -> ProviderError:
-    return ProviderError(
-        Status.KEY_MATERIAL_MISSING,
-        "This key was ephemeral, and has been destroyed or has ended with the provider that made it.",
-    )
-
-
-def _tampered(what: str) -> StoreError:
-    return StoreError(Status.STORE_TAMPERED, f"The reference of this key {what}; restore the store from a backup.")
