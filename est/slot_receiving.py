@@ -1,12 +1,8 @@
 """Keys in slots that receive: what was sealed for them is opened by the daemon, and the keys stay in it.
 
-What an EC, X25519 or X448 key agrees, and the content-encryption key under it, are keys of the daemon too; the content
-alone comes out. A token that has no X9.63 KDF can do so where its slot says derive_to_software.
+What an EC, X25519 or X448 key agrees, and the content-encryption key under it, are ephemeral keys of the daemon; the
+content alone comes out. A token that has no X9.63 KDF can do so where its slot says derive_to_software.
 """
-
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, rsa, x448, x25519
 
@@ -19,13 +15,11 @@ from est.cms.transport import OAEP_DIGESTS
 from hsmbridge.client import (
     X963,
     AgreeKeyParams,
-    CryptoResourceGuard,
     CryptoStack,
     KeyOperationPermission,
     UnwrapKeyParams,
 )
 from hsmbridge.client.pyca import private_key
-from hsmbridge.core.errors import RequestError, Status
 
 
 def slot_receiver(stack: CryptoStack, name: str) -> Receiver:
@@ -74,42 +68,18 @@ class SlotAgreer:
             permissions=KeyOperationPermission.DECRYPT,
             algorithm=f"{_aes(agreed.wrap_length)}-KW",
         )
-        with (
-            self._wrapping_key(agreed) as wrapping,
-            self._stack.unwrap_key(wrapping, unwrapping, agreed.wrapped) as key,
-        ):
-            algorithm = f"{_aes(content.key_length)}-CBC"
-            return self._stack.decrypt(key, algorithm, content.ciphertext, nonce=content.iv)
-
-    @contextmanager
-    def _wrapping_key(self, agreed: Agreed) -> Iterator[CryptoResourceGuard | str]:
-        params = AgreeKeyParams(
+        agreeing = AgreeKeyParams(
             key_type=_aes(agreed.wrap_length),
             permissions=KeyOperationPermission.UNWRAP,
             peer_public_key=keys.spki(agreed.peer),
             kdf=X963(shared_info=agreed.shared_info),
         )
-        try:
-            guard = self._stack.agree_key(self._name, params)
-        except RequestError as problem:
-            if problem.status is not Status.NOT_SUPPORTED:
-                raise
-        else:
-            with guard:
-                yield guard
-            return
-        # The token keeps no such key; a slot of the software provider takes it, if the key's own slot lets it go there.
-        software = next((one.name for one in self._stack.providers() if one.scheme == "software"), "")
-        if not software:
-            raise refusals.unsupported("The token keeps no agreed key, and the daemon has no software provider for it.")
-        slot = f"{self._name}-opens-{secrets.token_hex(8)}"
-        permissions = KeyOperationPermission.UNWRAP
-        self._stack.create_slot(slot, params.key_type, permissions, providers=[software], empty=True)
-        try:
-            self._stack.agree_key(self._name, params, slot=slot)
-            yield slot
-        finally:
-            self._stack.destroy(slot)
+        with (
+            self._stack.agree_key(self._name, agreeing) as wrapping,
+            self._stack.unwrap_key(wrapping, unwrapping, agreed.wrapped) as key,
+        ):
+            algorithm = f"{_aes(content.key_length)}-CBC"
+            return self._stack.decrypt(key, algorithm, content.ciphertext, nonce=content.iv)
 
 
 def _aes(length: int) -> str:

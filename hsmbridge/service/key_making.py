@@ -27,6 +27,7 @@ from hsmbridge.keys.access import AcquiredKey, require_new_version
 from hsmbridge.keys.ephemeral import EphemeralKey
 from hsmbridge.keys.origin import check_public_key_permissions, permissions_of_new_key
 from hsmbridge.keys.slots import Slots
+from hsmbridge.providers.registry import SEALED_SCHEMES
 from hsmbridge.service.catalogue import Choice, ProviderCatalogue
 from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.session import Session
@@ -117,6 +118,8 @@ class KeyMaking:
             )
 
         def plan(preferences: tuple[str, ...], *, fallback: bool) -> Plan:
+            if not request.slot and _may_leave(key):
+                preferences += self._takers_in_daemon(row)
             return self._agreement(key, agreement, params, row, preferences, fallback=fallback)
 
         return (yield from self.make(session, row, params.allowed, Origin.AGREED, request.slot, key.provider, plan))
@@ -378,6 +381,14 @@ class KeyMaking:
             return (yield from for_key(choice.provider, calls.DeriveFromSecretCall(value, kdf, target)))
 
         return Plan(choice, make)
+
+    def _takers_in_daemon(self, row: KeyType) -> tuple[str, ...]:
+        """The providers that are the daemon itself, of those that take in such keys now."""
+        return tuple(
+            entry.name
+            for entry in self._catalogue.entries.values()
+            if entry.scheme in SEALED_SCHEMES and entry.available and self._imports(entry.name, row)
+        )
 
     def _imports(self, provider: str, row: KeyType) -> bool:
         description = self._catalogue.entry(provider).description

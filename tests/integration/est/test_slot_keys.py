@@ -4,6 +4,10 @@ import base64
 import json
 import mmap
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -161,8 +165,33 @@ def test_a_key_that_does_not_sign_is_proved_in_its_slot(places: KeyPlaces, provi
     with site.serving() as listener, EstClient(site.client(listener, identity=site.identity())) as client:
         got = enrolled(client.full_cmc(key, named("receiver")))
     assert got.certificate.public_key() == key.public_key
-    # The slots by the way to the content are gone.
-    assert not [one.name for one in places.stack.list_slots() if "-opens-" in one.name]
+
+
+_DIES_WHILE_IT_OPENS = """
+import os, signal, sys
+from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric import ec
+from est.cms.agreement import Agreed
+from est.cms.content import EncryptedContent
+from est.key_places import KeyPlaces
+places = KeyPlaces(Path(sys.argv[1]))
+agreement = places.open_receiver(sys.argv[2]).opener.agreement
+places.stack.unwrap_key = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+agreed = Agreed(ec.generate_private_key(ec.SECP256R1()).public_key(), b"", 16, bytes(24))
+agreement.open(agreed, EncryptedContent(16, bytes(16), bytes(16)))
+"""
+
+
+@pytest.mark.parametrize("provider", ["softhsm", "tpm"])
+def test_who_is_killed_while_it_opens_leaves_nothing(hsmbridge_lab: Lab, places: KeyPlaces, provider: str) -> None:
+    reference = make_slot(places, "EC-P256", provider)
+    before, keys = {one.name for one in places.stack.list_slots()}, places.stack.status().keys
+    command = [sys.executable, "-c", _DIES_WHILE_IT_OPENS, str(hsmbridge_lab.socket), reference]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert {one.name for one in places.stack.list_slots()} == before
+    until = time.monotonic() + 20
+    while places.stack.status().keys > keys:
+        assert time.monotonic() < until
 
 
 def test_a_slot_that_does_not_let_what_it_agrees_go_receives_nothing(places: KeyPlaces) -> None:
