@@ -205,7 +205,11 @@ class WrapKeyParams(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class UnwrapKeyParams(_KeyParameters, frozen=True, array_like=True, kw_only=True):
-    """How to unwrap a key, and what it becomes. `format` is "raw" for secret keys, "pkcs8" for private ones."""
+    """How to unwrap a key, and what it becomes. `format` is "raw" for secret keys, "pkcs8" for private ones.
+
+    Wrapped secret keys are bytes and do not say of which type they were: `key_type` is the word of who unwraps, and the
+    length alone is held against it.
+    """
 
     algorithm: str
     iv: bytes = b""

@@ -243,6 +243,18 @@ def test_a_key_of_another_type_is_no_different_from_garbage(service: Served) -> 
         service.ask(m.UnwrapRequest(service.id("kek"), wrapped(service).material, unwrap_params("EC-P384")), m.KeyReply)
 
 
+def test_a_wrapped_secret_becomes_what_who_unwraps_says_if_the_length_fits(service: Served) -> None:
+    service.slot("kek", "AES-256", WRAPPING)
+    service.slot("box", "AES-128", P.ENCRYPT | P.EXPORT)
+    material = wrapped(service, name="box").material
+    for wanted, permission in (("AES-128", P.ENCRYPT), ("SECRET-128", P.DERIVE)):
+        params = unwrap_params(wanted, permission, format="raw")
+        service.ask(m.UnwrapRequest(service.id("kek"), material, params), m.KeyReply)
+    longer = unwrap_params("AES-256", P.ENCRYPT, format="raw")
+    with pytest.raises(DecryptionFailed):
+        service.ask(m.UnwrapRequest(service.id("kek"), material, longer), m.KeyReply)
+
+
 @pytest.mark.parametrize(("asked", "flag"), [(P.EXPORT, True), (P.WRAP, False), (P.UNWRAP, False)])
 def test_an_unwrapped_key_never_leaves_again_and_wraps_only_where_its_slot_says_so(
     service: Served, asked: P, flag: bool
