@@ -21,6 +21,7 @@ from tests.interop.p11kit_client import CkrError, Client, Service, ay, fy, octet
 __all__ = ["service"]
 
 AES_GEN, GCM, CBC_PAD, OAEP, RSA_PKCS, RSA_GEN, ECDSA = 0x1080, 0x1087, 0x1085, 0x9, 0x1, 0x0, 0x1041
+SHA256_RSA_PKCS, SHA384_RSA_PKCS, SHA512_RSA_PKCS = 0x40, 0x41, 0x42
 EXTRACT_KEY_FROM_KEY, XOR_BASE_AND_DATA = 0x365, 0x364
 AES, RSA, SECRET, PUBLIC = 0x1F, 0x0, 4, 2
 TOKENS = ("software", "softhsm")
@@ -105,6 +106,40 @@ def test_a_copy_does_no_more_than_its_original(client: Client, session: int) -> 
     values = client.attributes(session, kept, Cka.SIGN, Cka.DECRYPT, Cka.EXTRACTABLE)[0]
     assert values == {Cka.SIGN: 1, Cka.DECRYPT: 0, Cka.EXTRACTABLE: 0}
     destroy(client, session, kept)
+
+
+@pytest.mark.parametrize("session", ["software"], indirect=True)
+def test_a_copy_has_no_mechanism_that_its_original_does_not_allow(client: Client, session: int) -> None:
+    def allowing(*mechanisms: int, **others: int | bytes) -> bytes:
+        named = struct.pack(">IBII", Cka.ALLOWED_MECHANISMS, 1, 8 * len(mechanisms), len(mechanisms))
+        whole = template(**others)
+        count = struct.pack(">I", int.from_bytes(whole[:4], "big") + 1)
+        return count + named + b"".join(map(u, mechanisms)) + whole[4:]
+
+    _, private = client.call(
+        "C_GenerateKeyPair",
+        u(session),
+        client.mechanism(RSA_GEN, plain=True),
+        template(MODULUS_BITS=2048),
+        allowing(SHA256_RSA_PKCS, SHA384_RSA_PKCS, SIGN=1),
+    )
+    with refused(Ckr.TEMPLATE_INCONSISTENT):
+        client.call("C_CopyObject", u(session), u(private), allowing(SHA512_RSA_PKCS, TOKEN=1, LABEL=b"other"))
+    copies = {
+        template(TOKEN=1, LABEL=b"whole"): (SHA256_RSA_PKCS, SHA384_RSA_PKCS),
+        allowing(SHA256_RSA_PKCS, SHA512_RSA_PKCS, TOKEN=1, LABEL=b"narrower"): (SHA256_RSA_PKCS,),
+    }
+    for wanted, allowed in copies.items():
+        kept = client.call("C_CopyObject", u(session), u(private), wanted)
+        for mechanism in (SHA256_RSA_PKCS, SHA384_RSA_PKCS, SHA512_RSA_PKCS):
+            begin = (u(session), client.mechanism(mechanism, plain=True), u(kept))
+            if mechanism in allowed:
+                client.call("C_SignInit", *begin)
+                assert len(client.call("C_Sign", u(session), ay(b"message"), fy(256))) == 256
+            else:
+                with refused(Ckr.MECHANISM_INVALID, Ckr.KEY_FUNCTION_NOT_PERMITTED):
+                    client.call("C_SignInit", *begin)
+        destroy(client, session, kept)
 
 
 @pytest.mark.parametrize("session", ["software"], indirect=True)

@@ -28,6 +28,7 @@ from hsmbridge.frontends.p11kit.state import Application, PkcsSession
 from hsmbridge.frontends.p11kit.templates import (
     Template,
     Wanted,
+    copied_algorithms,
     number,
     octets,
     pair_type,
@@ -115,6 +116,7 @@ class Making:
             label=octets(given, Cka.LABEL) or one.label,
             id=octets(given, Cka.ID) or one.id,
             permissions=one.permissions,
+            algorithms=copied_algorithms(given, one.row, one.algorithms),
             subject=octets(given, Cka.SUBJECT) or one.subject,
         )
         resource = yield from application.resource(one)

@@ -255,6 +255,20 @@ def _algorithms(template: Template, row: KeyType) -> tuple[str, ...]:
     return names
 
 
+def copied_algorithms(template: Template, row: KeyType, algorithms: tuple[str, ...]) -> tuple[str, ...]:
+    """The algorithms of a copy: those of its original, and of those the ones that its template names.
+
+    Raises Refused (CKR_TEMPLATE_INCONSISTENT) where none is left.
+    """
+    named = _algorithms(template, row)
+    if not named or not algorithms:
+        return named or algorithms
+    both = tuple(name for name in algorithms if name in named)
+    if not both:
+        raise Refused(Ckr.TEMPLATE_INCONSISTENT)
+    return both
+
+
 def _served_beside(row: Algorithm, mechanisms: tuple[int, ...]) -> bool:
     """Whether one of the mechanisms that take a digest stands for a row; what goes by name only needs its own."""
     return row.maturity is Maturity.CURRENT and not set(BESIDE.get(row.scheme, ())).isdisjoint(mechanisms)
