@@ -58,8 +58,13 @@ class EphemeralKeys:
         return len(self._alive)
 
     def reserve(self) -> None:
-        """Take room for a key that is about to be made. Raises LimitError (TOO_MANY_RESOURCES)."""
+        """Take room for a key that is about to be made.
+
+        Raises LimitError (TOO_MANY_RESOURCES), or WireError (CONNECTION_LOST) where the connection has ended.
+        """
         with self._lock:
+            if self._closed:
+                raise error(Status.CONNECTION_LOST)
             if len(self._alive) + self._reserved >= self._limit:
                 raise LimitError(
                     Status.TOO_MANY_RESOURCES,

@@ -152,7 +152,8 @@ class Dispatcher:
         session.shares.connections -= 1
         if session.shares.unused:
             self._shares.pop(session.principal, None)
-        by_provider: dict[str, list[EphemeralKey]] = {provider: [] for provider in session.used}
+        # A tuple at one stroke: operations that are still under way add to the set.
+        by_provider: dict[str, list[EphemeralKey]] = {provider: [] for provider in tuple(session.used)}
         for key in keys:
             by_provider[key.provider].append(key)
         for provider, there in by_provider.items():

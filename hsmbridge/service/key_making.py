@@ -264,10 +264,11 @@ class KeyMaking:
     def _ephemeral(self, session: Session, row: KeyType, asked: P, origin: Origin, plan: Plan) -> Steps[m.KeyReply]:
         permissions = permissions_of_new_key(row, asked, origin, None)
         keys = session.resources.ephemeral
+        # First, so that the end of the connection either finds the provider here, or is found by `reserve`.
+        session.used.add(plan.choice.provider)
         keys.reserve()
         key_id = new_key_id()
         target = calls.KeyTarget(key_id, row.name, permissions, ephemeral=True, owner=session.owner)
-        session.used.add(plan.choice.provider)
         try:
             made = yield from plan.make(target)
         except HsmBridgeError:

@@ -169,6 +169,11 @@ def test_the_end_of_a_connection_frees_everything_at_once(keys: EphemeralKeys) -
     assert keys.close() == []
 
 
+def test_no_key_is_begun_when_its_connection_has_ended(keys: EphemeralKeys) -> None:
+    keys.close()
+    with pytest.raises(ConnectionLost):
+        keys.reserve()
+
 def test_no_key_is_handed_back_twice_whatever_the_threads_do() -> None:
     keys = EphemeralKeys(limit=200)
     resources = [add(keys) for _ in range(100)]
