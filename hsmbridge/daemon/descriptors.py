@@ -10,18 +10,19 @@ import structlog
 
 from hsmbridge.daemon.spec import WorkerSpec
 
-_NATIVE, _P11KIT, _SSH_AGENT = 2, 2, 1
-"""Descriptors of a connection: those that are written to from other threads have a duplicate."""
+NATIVE, P11KIT, SSH_AGENT = 3, 2, 1
+"""Descriptors of a connection: those that are written to from other threads have a duplicate, and a native one's shared
+memory has one, which Python keeps with the mapping."""
 
 _OWN = 256
-"""The store, provider hosts, the loop, shared memory on its way, libraries."""
+"""The store, provider hosts, the loop, libraries."""
 
 _log = structlog.get_logger(__name__)
 
 
 def descriptors_needed(spec: WorkerSpec) -> int:
     """How many a worker has open at most."""
-    each = _NATIVE + (_P11KIT if spec.p11kit is not None else 0) + (_SSH_AGENT if spec.ssh_agent is not None else 0)
+    each = NATIVE + (P11KIT if spec.p11kit is not None else 0) + (SSH_AGENT if spec.ssh_agent is not None else 0)
     return spec.max_connections * each + _OWN
 
 

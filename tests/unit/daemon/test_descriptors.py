@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
-from hsmbridge.daemon.descriptors import descriptors_needed
+from hsmbridge.core import messages as m
+from hsmbridge.daemon.descriptors import NATIVE, descriptors_needed
 from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec
+from tests.unit.frontends.native_rig import Peer, front
 
 P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none", wrong_pins="")
 SSH_AGENT = SshAgentSpec(slots=(), forwarding=False)
@@ -47,7 +51,19 @@ def test_every_front_end_counts() -> None:
     alone = descriptors_needed(spec())
     with_pkcs11 = descriptors_needed(spec(P11KIT))
     with_both = descriptors_needed(spec(P11KIT, SSH_AGENT))
-    assert 2000 < alone < with_pkcs11 < with_both
+    assert 3000 < alone < with_pkcs11 < with_both
+
+
+def test_a_native_connection_has_no_more_than_is_counted_for_it() -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with front() as native, Peer(native), ExitStack() as peers:
+        before = opened()
+        for _ in range(8):
+            peer = peers.enter_context(Peer(native))
+            peer.ask(m.ShareMemoryRequest(4096), m.ShareMemoryReply)
+        assert opened() - before <= 8 * (NATIVE + 1), "the peers have one each as well"
 
 
 def test_a_soft_limit_is_raised_as_far_as_needed() -> None:

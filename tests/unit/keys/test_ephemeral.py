@@ -174,6 +174,7 @@ def test_no_key_is_begun_when_its_connection_has_ended(keys: EphemeralKeys) -> N
     with pytest.raises(ConnectionLost):
         keys.reserve()
 
+
 def test_no_key_is_handed_back_twice_whatever_the_threads_do() -> None:
     keys = EphemeralKeys(limit=200)
     resources = [add(keys) for _ in range(100)]
