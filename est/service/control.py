@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import stat
-import struct
 import threading
 import time
 from collections.abc import Collection
@@ -27,6 +26,7 @@ from est import refusals
 from est.service.metrics import metrics_text
 from est.service.running import Keeper, RenewalService
 from hsmbridge.core.errors import HsmBridgeError
+from hsmbridge.core.peer import peer_credentials
 
 MAX_LINE = 4096
 """Bytes of a request."""
@@ -37,7 +37,6 @@ _PAUSE = 0.5
 """Seconds before listening again where a connection could not be taken."""
 _RENEWAL = 90.0
 """Seconds that a client waits for a renewal."""
-_CREDENTIALS = struct.Struct("3i")
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +78,7 @@ class ControlSocket:
                     _log.error("control_accept_failed", reason=repr(problem))
                     self._stopping.wait(_PAUSE)
                 continue
-            uid = _uid(peer)
+            uid = peer_credentials(peer).uid
             if uid not in self._allowed:
                 # At once and here: whoever may not ask keeps no place from those who may.
                 _refuse(peer, uid)
@@ -131,11 +130,6 @@ class ControlSocket:
         if found is None:
             raise refusals.absent("The service keeps no certificate of this name.")
         return found
-
-
-def _uid(peer: socket.socket) -> int:
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
 
 
 def _refuse(peer: socket.socket, uid: int) -> None:

@@ -1,16 +1,11 @@
-"""Who is at the other end of a unix socket: what the kernel noted when it connected (unix(7), SO_PEERCRED)."""
+"""Who a client is: the principal of a connection."""
 
 import socket
-import struct
-from typing import Final
 
 from hsmbridge.core.identifiers import uid_principal
-
-_CREDENTIALS: Final = struct.Struct("3i")
-"""struct ucred: pid, uid, gid."""
+from hsmbridge.core.peer import peer_credentials
 
 
 def principal_of(peer: socket.socket) -> str:
     """The principal of a connection's other side, by its uid."""
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return uid_principal(uid)
+    return uid_principal(peer_credentials(peer).uid)

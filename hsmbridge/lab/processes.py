@@ -8,14 +8,14 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto, unique
 from pathlib import Path
 
-_CREDENTIALS = struct.Struct("3i")
+from hsmbridge.core.peer import peer_credentials
+
 _CONNECT_TIMEOUT = 2.0
 
 
@@ -115,8 +115,7 @@ def _listener(path: Path) -> int:
             connection.connect(str(path))
         except OSError:
             return 0
-        pid: int = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return pid
+        return peer_credentials(connection).pid
 
 
 def _parent(pid: int) -> int:

@@ -8,13 +8,13 @@ import os
 import select
 import signal
 import socket
-import struct
 import threading
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from hsmbridge.core import calls
 from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, Status, WireError
+from hsmbridge.core.peer import peer_credentials
 from hsmbridge.providers.host.messages import ATTACH_OPCODE, AttachReply, AttachRequest
 from hsmbridge.wire.codec import (
     CALL_OPCODE,
@@ -27,7 +27,6 @@ from hsmbridge.wire.codec import (
 from hsmbridge.wire.frames import DEFAULT_MAX_FRAME, FRAME_ALLOWANCE, MAX_REQUEST_ID, Frame, FrameReader, body_limit
 
 _READ_SIZE: Final = 64 * 1024
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Answer(NamedTuple):
@@ -171,9 +170,7 @@ def peer_pidfd(fd: int) -> int:
     lived all the time, and the id cannot have passed to another.
     """
     with socket.socket(fileno=os.dup(fd)) as connection:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    pid: int = _PEER_CREDENTIALS.unpack(credentials)[0]
-    pidfd = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(peer_credentials(connection).pid)
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
     if poll.poll(0):

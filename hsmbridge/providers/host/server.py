@@ -10,7 +10,6 @@ import secrets
 import select
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import structlog
 from hsmbridge.core import calls
 from hsmbridge.core.errors import Category, HsmBridgeError, ProviderError, Status, WireError
 from hsmbridge.core.identifiers import new_incident_id
+from hsmbridge.core.peer import peer_credentials
 from hsmbridge.providers.base import Provider, perform
 from hsmbridge.providers.host.making import ORDERED, KeysInTheMaking
 from hsmbridge.providers.host.messages import (
@@ -51,7 +51,6 @@ MAX_CONNECTIONS: Final = 512
 STOP_PATIENCE: Final = 5.0
 """Seconds that a stopping host waits for calls under way before it leaves them behind."""
 _READ_SIZE: Final = 64 * 1024
-_PEER_CREDENTIALS: Final = struct.Struct("3i")
 _QUIET: Final = frozenset({Status.HANDLE_UNKNOWN, Status.KEY_MATERIAL_MISSING})
 """Statuses of providers that are part of the ordinary course of things and not worth a line in the log."""
 _LOUD: Final = frozenset({Category.PROVIDER, Category.STORE})
@@ -72,13 +71,6 @@ def listen(path: Path) -> socket.socket:
         os.umask(mask)
     listener.listen(128)
     return listener
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The user at the other end, as the kernel says."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    uid: int = _PEER_CREDENTIALS.unpack(credentials)[1]
-    return uid
 
 
 class HostServer:
@@ -150,7 +142,7 @@ class HostServer:
         except OSError as problem:
             _log.warning("a connection could not be accepted", reason=problem.strerror)
             return
-        uid = peer_uid(connection)
+        uid = peer_credentials(connection).uid
         if uid != os.geteuid() or len(self._connections) >= MAX_CONNECTIONS:
             _log.warning("a connection was refused", uid=uid, connections=len(self._connections))
             connection.close()

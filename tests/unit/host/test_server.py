@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from hsmbridge.core import calls
 from hsmbridge.core.errors import ProviderError, ResourceError, SignatureInvalid, Status
+from hsmbridge.core.peer import PeerCredentials
 from hsmbridge.providers.host import server as server_module
 from hsmbridge.providers.host.connection import Answer, HostChannel, HostClient
 from hsmbridge.providers.host.messages import CONTROL_OPCODE, STOP_OPCODE, ControlReply, ControlRequest, StopRequest
@@ -206,7 +207,7 @@ def test_a_call_that_cannot_be_read_is_answered_with_the_reason(host: Host) -> N
 
 
 def test_other_users_are_not_served(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "peer_uid", lambda connection: 12_345)
+    monkeypatch.setattr(server_module, "peer_credentials", lambda connection: PeerCredentials(1, 12_345, 12_345))
     with capture_logs() as log, host.connect() as connection:
         assert connection.recv(4096) == b""
     assert log[0]["uid"] == 12_345
