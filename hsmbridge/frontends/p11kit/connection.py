@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 import structlog
 
-from hsmbridge.core.errors import HsmBridgeError, Status, WireError
+from hsmbridge.core.errors import HsmBridgeError, Status, WireError, error
 from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.frontends.asking import Answer
@@ -81,14 +81,16 @@ _Outcome = tuple[msgspec.Struct | None, HsmBridgeError | None]
 
 
 class _Running:
-    """One call under way."""
+    """One call under way; `undoing` where its application is gone."""
 
-    __slots__ = ("answer", "call", "code")
+    __slots__ = ("answer", "call", "code", "session", "undoing")
 
-    def __init__(self, code: int, call: Call, answer: Answer) -> None:
+    def __init__(self, code: int, call: Call, answer: Answer, session: Session) -> None:
         self.code = code
         self.call = call
         self.answer = answer
+        self.session = session
+        self.undoing = False
 
 
 class P11KitConnection(asyncio.Protocol):
@@ -270,15 +272,15 @@ class P11KitConnection(asyncio.Protocol):
 
     def _begin(self, frame: CallFrame) -> None:
         call, arguments = decode_call(frame.body, self._offered)
-        calls = self._calls
-        if calls is None:
+        calls, session = self._calls, self._session
+        if calls is None or session is None:
             return
         try:
             results = calls.at_once(call, arguments)
             if results is not None:
                 self._outbox.send(encode_result(frame.code, call, results, self._offered))
                 return
-            running = _Running(frame.code, call, calls.start(call, arguments))
+            running = _Running(frame.code, call, calls.start(call, arguments), session)
         except Refused as refused:
             self._outbox.send(encode_failure(frame.code, refused.ckr))
             return
@@ -286,15 +288,14 @@ class P11KitConnection(asyncio.Protocol):
 
     def _advance(self, running: _Running, reply: msgspec.Struct | None, failure: HsmBridgeError | None) -> None:
         """Go on with a call until it ends or waits; what the service answers at once is not waited for."""
-        answer, code, call = running.answer, running.code, running.call
+        answer, code, call, session = running.answer, running.code, running.call, running.session
         for _ in range(ANSWERS_A_TURN):
-            session = self._session
-            if self._ended or session is None:
-                answer.close()
-                self._running.discard(running)
-                return
             try:
                 request = answer.throw(failure) if failure is not None else _go_on_with(answer, reply)
+                if self._ended and not running.undoing:
+                    # In place of what it would ask for next, so that nothing half-made is left; nobody hears of it.
+                    running.undoing = True
+                    request = answer.throw(error(Status.CONNECTION_LOST))
                 at_once = self._front_end.dispatcher.at_once(session, request)
                 while at_once is not None and type(at_once) is not Prepared:
                     request = answer.send(cast(msgspec.Struct, at_once))
@@ -313,15 +314,13 @@ class P11KitConnection(asyncio.Protocol):
                 _log.exception("a call failed unexpectedly", incident=new_incident_id(), call=call.name)
                 self._end(running, encode_failure(code, Ckr.GENERAL_ERROR))
                 return
-            outcome = self._wait(session, running, request, at_once)
+            outcome = self._wait(running, request, at_once)
             if outcome is None:
                 return
             reply, failure = outcome
         self._front_end.loop.call_soon(self._advance, running, reply, failure)
 
-    def _wait(
-        self, session: Session, running: _Running, request: msgspec.Struct, prepared: Prepared | None
-    ) -> _Outcome | None:
+    def _wait(self, running: _Running, request: msgspec.Struct, prepared: Prepared | None) -> _Outcome | None:
         """Have the service do what it could not do at once, and go on when that is done.
 
         The outcome, where it was there before this returned: a call that asks for a thousand things would otherwise
@@ -343,7 +342,7 @@ class P11KitConnection(asyncio.Protocol):
         untimed = running.call.name in _UNTIMED
         deadline = None if untimed else front_end.runner.deadline(int(front_end.settings.timeout * 1000))
         operation = OPERATION_FOR[type(request)]
-        front_end.dispatcher.dispatch(session, operation, request, deadline, done, prepared)
+        front_end.dispatcher.dispatch(running.session, operation, request, deadline, done, prepared)
         asking = False
         front_end.watch_deadlines()
         return outcomes[0] if outcomes else None

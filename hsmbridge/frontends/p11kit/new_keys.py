@@ -58,7 +58,14 @@ class NewKeys:
             if fill is None:
                 raise Refused(Ckr.FUNCTION_FAILED)
             reply = yield from fill("")
-            return self._session_objects(session, row, want, providers, reply, kinds, generated=generated)
+            try:
+                self._application.session(session.handle)  # which may have been closed meanwhile
+                return self._session_objects(session, row, want, providers, reply, kinds, generated=generated)
+            except Refused:
+                if reply.resource is not None:
+                    self._application.forget(Origin(resource=reply.resource))
+                    yield from ask(m.ReleaseRequest(reply.resource), m.Empty)
+                raise
         if not session.writes:
             raise Refused(Ckr.SESSION_READ_ONLY)
         stamp = self._application.directory.stamp()

@@ -4,17 +4,25 @@ import shutil
 import socket
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from hsmbridge.core import messages as m
+from hsmbridge.core.calls import KeyTarget, MadeKey
+from hsmbridge.core.errors import ResourceError, Status
+from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.frontends.p11kit import connection as module
 from hsmbridge.frontends.p11kit.front_end import P11KitFrontEnd
+from hsmbridge.frontends.p11kit.numbers import Ckr
 from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
-from tests.interop.p11kit_client import CALL, Client, u
-from tests.unit.frontends.native_rig import PATIENCE, Front
+from hsmbridge.wire.codec import decode_error
+from tests.interop.p11kit_client import CALL, CkrError, Client, template, u
+from tests.unit.frontends.native_rig import PATIENCE, Front, Peer
 
 MOST = 3
 SETTINGS = P11KitSettings(
@@ -116,3 +124,84 @@ def test_a_session_with_many_objects_is_closed(front: P11KitFront) -> None:
             client.key_pair(session)
         client.call("C_CloseSession", u(session))
         assert client.find(client.open(slot)) == []
+
+
+SECRET: dict[str, int | bytes] = {
+    "CLASS": 4,
+    "KEY_TYPE": 0x10,
+    "VALUE": bytes(32),
+    "SIGN": 1,
+    "TOKEN": 1,
+    "LABEL": b"late",
+}
+
+
+@pytest.fixture
+def gated(front: P11KitFront, monkeypatch: pytest.MonkeyPatch) -> P11KitFront:
+    """Whose provider `held` takes in keys where a test opens its gate."""
+    held, real = front.held, front.held.import_key
+
+    def import_key(target: KeyTarget, format_: str, material: bytes) -> MadeKey:
+        held.entered.release()
+        assert held.gate.wait(PATIENCE)
+        return real(target, format_, material)
+
+    monkeypatch.setattr(held, "import_key", import_key)
+    held.gate.clear()
+    return front
+
+
+def wait_for(ready: threading.Event) -> None:
+    assert ready.wait(PATIENCE)
+
+
+def is_refused(peer: Peer, request: m.SlotCreateRequest) -> bool:
+    """Whether there is a slot of this name already."""
+    try:
+        peer.ask(request, m.SlotInfo)
+    except ResourceError:
+        return True
+    return False
+
+
+def test_what_a_killed_application_was_making_is_whole_or_gone(gated: P11KitFront) -> None:
+    slot = m.SlotCreateRequest("late", "EC-P256", ("short",), int(P.SIGN))
+    with Peer(gated) as peer:
+        with gated.client() as client:
+            client.send("C_CreateObject", u(client.open(client.slot("held"))), template(**SECRET))
+            gated.held.came(1)
+        gated.settle()
+        gated.held.gate.set()
+        until = time.monotonic() + PATIENCE
+        while not peer.ask(m.SlotShowRequest("late"), m.SlotInfo).versions:
+            assert time.monotonic() < until
+        peer.ask(m.SlotDestroyRequest("late"), m.Empty)
+        # And once more, killed while its slot is made.
+        ready = threading.Event()
+        with gated.client() as client:
+            session = client.open(client.slot("held"))
+            gated._store_thread.submit(partial(wait_for, ready))
+            client.send("C_CreateObject", u(session), template(**SECRET))
+            gated.settle()
+        gated.settle()
+        peer.send(2, slot)
+        ready.set()
+        assert decode_error(peer.reply()).status is Status.RESOURCE_EXISTS, "it was there"
+        while is_refused(peer, slot):
+            assert time.monotonic() < until
+
+
+def test_a_key_that_is_made_when_its_session_has_ended_is_not_kept(gated: P11KitFront) -> None:
+    with gated.client() as client:
+        slot = client.slot("held")
+        session = client.open(slot)
+        making = client.send("C_CreateObject", u(session), template(**{**SECRET, "TOKEN": 0}))
+        gated.held.came(1)
+        client.call("C_CloseSession", u(session))
+        gated.held.gate.set()
+        code, refusal = client.receive()
+        assert code == making
+        assert isinstance(refusal, CkrError)
+        assert refusal.ckr == Ckr.SESSION_HANDLE_INVALID
+        assert client.find(client.open(slot)) == []
+        assert gated.held._ephemeral == {}
