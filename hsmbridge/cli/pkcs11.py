@@ -15,6 +15,7 @@ import click
 from hsmbridge.cli.configuration import config_option
 from hsmbridge.cli.options import json_option
 from hsmbridge.cli.output import print_json, print_line
+from hsmbridge.cli.pins import pin
 from hsmbridge.config import load_config
 from hsmbridge.core.errors import RequestError, Status
 
@@ -35,7 +36,10 @@ system_option = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def pkcs11() -> None:
-    """Lead PKCS#11 applications to the daemon, through p11-kit."""
+    """Lead PKCS#11 applications to the daemon, through p11-kit, and see to their PINs."""
+
+
+pkcs11.add_command(pin)
 
 
 @pkcs11.command()

@@ -68,6 +68,17 @@ class CryptoStack(SlotAdministration, Certificates):
         """Every configured provider: whether it is available, what it can do, and what its token is."""
         return self._perform(m.ProvidersReply, m.ProvidersRequest, timeout=timeout).providers
 
+    def pins(self, *, timeout: Timeout = UNSET) -> list[m.PinInfo]:
+        """The PINs that PKCS#11 applications have for tokens: an operator is told of everybody's, others of theirs."""
+        return self._perform(m.PinListReply, m.PinListRequest, timeout=timeout).pins
+
+    def reset_pins(self, principal: str, token: str, *, timeout: Timeout = UNSET) -> bool:
+        """Forget what PINs a principal has for a token, "*" where it stands for all providers: whether it had any.
+
+        The token is then to be initialised again; keys stay. Only for operators (AccessError).
+        """
+        return self._perform(m.PinResetReply, lambda: m.PinResetRequest(principal, token), timeout=timeout).found
+
     def doctor(self, *, timeout: Timeout = UNSET) -> list[m.Finding]:
         """What an operator should know of the daemon, its store and its tokens."""
         return self._perform(m.DoctorReply, m.DoctorRequest, timeout=timeout).findings

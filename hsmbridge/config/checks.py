@@ -56,7 +56,7 @@ def _check_p11kit(config: Config) -> Iterator[Problem]:
         yield "frontends.p11kit", "socket", "the native front end listens there; name another one"
     if section.login == "pin" and section.pin_file is None:
         yield "frontends.p11kit", "login", "say where the PIN is: pin_file"
-    if section.login == "none" and section.pin_file is not None:
+    if section.login != "pin" and section.pin_file is not None:
         yield "frontends.p11kit", "pin_file", 'it is only read where login = "pin"'
 
 

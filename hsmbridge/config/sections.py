@@ -24,7 +24,6 @@ DEFAULT_ISOLATION: Final = {
 
 
 P11KIT_SOCKET_NAME: Final = "p11kit.sock"
-P11KIT_WRONG_PINS_NAME: Final = "p11kit.pins"
 SSH_AGENT_SOCKET_NAME: Final = "ssh-agent.sock"
 
 Descriptor = Annotated[int, Meta(ge=3)]
@@ -304,10 +303,11 @@ class P11KitSection(_Section, frozen=True, kw_only=True):
         ),
     ] = "attenuate"
     login: Annotated[
-        Literal["none", "pin"],
+        Literal["none", "pin", "own"],
         Meta(
             description="The kernel says who an application is. With none, no login is needed and any PIN is taken;"
-            " with pin, private keys are out of reach before C_Login with the PIN in `pin_file`."
+            " with pin, private keys are out of reach before C_Login with the PIN in `pin_file`; with own, before"
+            " C_Login with the PIN that each user sets for each token, by C_InitToken and C_InitPIN."
         ),
     ] = "none"
     pin_file: Annotated[Path | None, Meta(description="A file that holds that PIN; only its owner may read it.")] = None

@@ -2,7 +2,7 @@
 
 from hsmbridge import __version__
 from hsmbridge.config.secrets import read_p11kit_pin
-from hsmbridge.config.sections import P11KIT_WRONG_PINS_NAME, Config, ProviderSection
+from hsmbridge.config.sections import Config, ProviderSection
 from hsmbridge.core.secrets import Secret
 from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec, encode_worker_spec
 from hsmbridge.providers.registry import Isolation, ProviderSpec
@@ -50,7 +50,6 @@ def _p11kit_spec(config: Config) -> P11KitSpec | None:
         tokens=section.tokens,
         templates=section.templates,
         login=section.login,
-        wrong_pins=str(config.runtime_dir / P11KIT_WRONG_PINS_NAME),
         pin=read_p11kit_pin(section),
     )
 

@@ -1057,3 +1057,54 @@ class SharedDecryptReply(_Message, frozen=True, array_like=True):
 
     version: int
     length: int
+
+
+# PINs of PKCS#11 applications, which each principal has of its own for each token
+
+
+class PinTries(_Message, frozen=True, array_like=True):
+    """How a PIN stands.
+
+    Attributes:
+        is_set: whether there is one.
+        wrong: how often another was given since it was last given right.
+        left: how many more may be given before it is locked.
+        locked_until: before this time (seconds since 1970) none is looked at; 0.0 where it is not locked.
+    """
+
+    is_set: bool
+    wrong: int
+    left: int
+    locked_until: float
+
+
+class PinInfo(_Message, frozen=True, array_like=True):
+    """The PINs of one principal for one token, of which `initialized` says since when it is initialised, or 0.0."""
+
+    principal: str
+    token: str
+    label: str
+    initialized: float
+    so: PinTries
+    user: PinTries
+
+
+class PinListRequest(_Message, frozen=True, array_like=True):
+    """Operators are told of everybody's, others of their own."""
+
+
+class PinListReply(_Message, frozen=True, array_like=True):
+    pins: Listed[PinInfo]
+
+
+class PinResetRequest(_Message, frozen=True, array_like=True):
+    """Forget a principal's PINs for a token, which is then as if never initialised; keys stay. Only for operators."""
+
+    principal: str
+    token: str
+
+
+class PinResetReply(_Message, frozen=True, array_like=True):
+    """`found` says whether there was anything to forget."""
+
+    found: bool

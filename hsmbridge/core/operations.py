@@ -11,6 +11,7 @@ from types import MappingProxyType
 import msgspec
 
 from hsmbridge.core import messages as m
+from hsmbridge.core import token_messages as t
 from hsmbridge.core.permissions import KeyOperationPermission as P
 
 HELLO_OPCODE = 0x0001
@@ -29,7 +30,7 @@ class Operation:
     """One row.
 
     Attributes:
-        opcode: 16 bits.
+        opcode: 16 bits; 0 where no frame can ask for it, only a front end of the same process.
         name: for the audit, the CLI and metrics.
         request, response: the structs of `hsmbridge.core.messages`.
         requires: permissions that keys named in the request must have.
@@ -373,10 +374,16 @@ _ROWS: tuple[Operation, ...] = (
         response=m.SharedEncryptManyReply,
         requires=_uses(P.ENCRYPT),
     ),
+    Operation(opcode=0x00A0, name="pin-list", request=m.PinListRequest, response=m.PinListReply, idempotent=True),
+    Operation(opcode=0x00A1, name="pin-reset", request=m.PinResetRequest, response=m.PinResetReply, idempotent=True),
+    Operation(opcode=0, name="token-show", request=t.TokenShowRequest, response=m.PinInfo, idempotent=True),
+    Operation(opcode=0, name="token-initialize", request=t.TokenInitializeRequest, response=m.Empty),
+    Operation(opcode=0, name="token-login", request=t.TokenLoginRequest, response=m.Empty),
+    Operation(opcode=0, name="token-pin", request=t.TokenPinRequest, response=m.Empty),
 )
 
-OPERATIONS: Mapping[int, Operation] = MappingProxyType({row.opcode: row for row in _ROWS})
-"""Every operation by opcode."""
+OPERATIONS: Mapping[int, Operation] = MappingProxyType({row.opcode: row for row in _ROWS if row.opcode})
+"""Every operation that a frame can ask for, by opcode."""
 
 OPERATION_FOR: Mapping[type[msgspec.Struct], Operation] = MappingProxyType({row.request: row for row in _ROWS})
 """Every operation by its request struct."""

@@ -1,4 +1,4 @@
-"""Words of a slot's policy: roles, nonce policies, where material lives."""
+"""Words of a slot's policy: roles, nonce policies, where material lives; and whose a PIN is."""
 
 from enum import StrEnum, unique
 
@@ -36,3 +36,11 @@ class Protection(StrEnum):
     SEALED = "sealed"
     FILE = "file"
     MEMORY = "memory"
+
+
+@unique
+class PinOwner(StrEnum):
+    """Whose PIN it is, of the two that PKCS#11 knows of a token: the security officer's or the user's."""
+
+    SO = "so"
+    USER = "user"

@@ -37,12 +37,11 @@ class StoreSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class P11KitSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The PKCS#11 front end, in the words of its section, and where it counts wrong PINs; `pin` may be b""."""
+    """The PKCS#11 front end, in the words of its section; `pin` may be b""."""
 
     tokens: str
     templates: str
     login: str
-    wrong_pins: str
     pin: bytes = b""
 
     def __repr__(self) -> str:

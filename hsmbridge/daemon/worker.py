@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -48,6 +47,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.pins import Pins
 from hsmbridge.service.session import SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
@@ -103,12 +103,13 @@ class Worker:
         self._store = open_store_of(spec.store, ChangeCounter(self._counters, inheritance.index))
         self._store_thread = StoreThread()
         self._batches = StoreThread()
+        self._work = StoreThread()
         self._catalogue = ProviderCatalogue(_entries(spec))
         self._threads: list[ThreadLane] = []
         hosts = {provider.name: self._host_lane(provider.name, provider.threads) for provider in spec.providers}
         fixed = {provider.name: self._open(provider) for provider in spec.in_process}
         self._lanes = ProviderLanes(fixed, hosts, self._catalogue)
-        self._runner = Runner(self._lanes, self._store_thread, time.monotonic)
+        self._runner = Runner(self._lanes, self._store_thread, time.monotonic, self._work)
         self._sweep, self._front_end, self._further = self._compose()
         self._stopped = loop.create_future()
         self._reloads: int | None = None
@@ -129,6 +130,7 @@ class Worker:
         contexts = Contexts(catalogue, handles, access, use, making, held_max=spec.max_held, piece=spec.max_frame)
         facts = replace(self._facts(), contexts=lambda: contexts.count, keys=lambda: making.count)
         audit = LogAudit(uses=spec.audit_uses)
+        certificates = CertificateResources.over(store, access, policy)
         dispatcher = Dispatcher(
             access=access,
             use=use,
@@ -138,7 +140,8 @@ class Worker:
             transport=KeyTransport(catalogue, handles, use, making),
             adoption=Adoption(catalogue, store, slots, making, administration, policy, facts.operators),
             contexts=contexts,
-            certificates=CertificateResources.over(store, access, policy),
+            certificates=certificates,
+            pins=Pins(store, administration, certificates.certificates, audit, facts.operators),
             audit=audit,
             runner=self._runner,
             short_way=ShortWay(access, catalogue, handles, self._lanes, self._runner, nonces, audit),
@@ -196,6 +199,7 @@ class Worker:
             acceptor.close()
         await self._drain()
         self._loop.remove_reader(control)
+        self._work.close()
         self._store_thread.close()
         self._batches.close()
         for lane in self._threads:
@@ -358,7 +362,6 @@ def _p11kit_settings(spec: WorkerSpec) -> P11KitSettings | None:
         templates=TemplatePolicy(told.templates),
         login=LoginPolicy(told.login),
         pin=told.pin,
-        wrong_pins=Path(told.wrong_pins),
         version=spec.version,
         max_data=spec.max_frame,
         max_connections=spec.max_connections,

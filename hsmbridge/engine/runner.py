@@ -2,8 +2,9 @@
 
 It keeps the deadline of each operation that is waiting. At the deadline the caller gets OPERATION_TIMED_OUT at
 once; a provider call under way is given up and the error thrown into the operation, which may still take steps
-to clean up; a store action is never given up, its operation goes on to its true end without the caller. Whatever
-an operation does after its deadline has a further limit for each provider call, so that none waits for ever.
+to clean up; a store action or a piece of work is never given up, its operation goes on to its true end without the
+caller. Whatever an operation does after its deadline has a further limit for each provider call, so that none waits
+for ever.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hsmbridge.core.calls import ProviderCall, ProviderReply
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, error
 from hsmbridge.core.identifiers import new_incident_id
 from hsmbridge.engine.lanes import Lane, Ticket
-from hsmbridge.engine.steps import ProviderBatch, ProviderStep, Step, Steps, StoreStep
+from hsmbridge.engine.steps import ProviderBatch, ProviderStep, Step, Steps, StoreStep, WorkStep
 
 T = TypeVar("T")
 
@@ -52,10 +53,14 @@ class Lanes(Protocol):
 class Runner:
     """Runs operations over the lanes and the store's thread."""
 
-    def __init__(self, lanes: Lanes, store: Executor, clock: Callable[[], float]) -> None:
-        """Args: lanes, the store's executor, and the clock that deadlines are told by, in seconds."""
+    def __init__(self, lanes: Lanes, store: Executor, clock: Callable[[], float], work: Executor | None = None) -> None:
+        """Args: lanes, the store's executor, the clock that deadlines are told by (seconds), and where work is done.
+
+        Without a place of its own work is done where the store is.
+        """
         self._lanes = lanes
         self._store = store
+        self._work = work or store
         self._clock = clock
         self._waiting: set[_Running[Any] | _Single] = set()
 
@@ -141,7 +146,10 @@ class Runner:
                             return
                         answer = lane.perform(step.call)
                     elif type(step) is StoreStep:
-                        self._wait_for_store(running, step)
+                        self._wait_for_action(running, step, self._store)
+                        return
+                    elif type(step) is WorkStep:
+                        self._wait_for_action(running, step, self._work)
                         return
                     elif type(step) is ProviderBatch and (answer := self._each(running, step)) is None:
                         return
@@ -213,7 +221,7 @@ class Runner:
         if running.deadline is not None:
             self._waiting.add(running)
 
-    def _wait_for_store(self, running: "_Running[Any]", step: StoreStep) -> None:
+    def _wait_for_action(self, running: "_Running[Any]", step: StoreStep | WorkStep, executor: Executor) -> None:
         turn = running.next_turn()
         self._wait(running, turn, None)
 
@@ -224,7 +232,7 @@ class Runner:
                 answer = step.action()
             except HsmBridgeError as caught:
                 failure = caught
-            except Exception as caught:  # noqa: BLE001 - the outermost boundary of the store's thread
+            except Exception as caught:  # noqa: BLE001 - the outermost boundary of the executor's thread
                 failure = self._internal(caught)
             if not running.take_turn(turn):
                 return
@@ -233,7 +241,7 @@ class Runner:
             else:
                 running.home.submit(partial(self._advance, running, answer, failure))
 
-        self._store.submit(act)
+        executor.submit(act)
 
     def _internal(self, caught: Exception) -> HsmBridgeError:
         incident = new_incident_id()

@@ -1,4 +1,4 @@
-"""What an operation asks of the outside while it runs: provider calls and store actions, as values that it yields.
+"""What an operation asks of the outside while it runs, as values that it yields: provider calls, store actions, work.
 
 An operation is a generator. It yields one step at a time and is sent the answer, or has the error thrown into
 it, so it reads like blocking code and runs inline, on a worker thread or over a host process alike. It never
@@ -38,19 +38,35 @@ class StoreStep:
     action: Callable[[], object]
 
 
-Step = ProviderStep | ProviderBatch | StoreStep
+@dataclass(frozen=True, slots=True)
+class WorkStep:
+    """Work that takes the processor for longer than others may be held up; so it runs on a thread of its own."""
+
+    action: Callable[[], object]
+
+
+Step = ProviderStep | ProviderBatch | StoreStep | WorkStep
 Steps = Generator[Step, object, T]
 """An operation that ends with a T."""
 
 
 def store(action: Callable[[], T]) -> Steps[T]:
     """Do a store action and take its result."""
+    return (yield from _kept(action, StoreStep))
+
+
+def work(action: Callable[[], T]) -> Steps[T]:
+    """Do some work and take its result."""
+    return (yield from _kept(action, WorkStep))
+
+
+def _kept(action: Callable[[], T], step: type[StoreStep] | type[WorkStep]) -> Steps[T]:
     result: list[T] = []
 
     def keep() -> None:
         result.append(action())
 
-    yield StoreStep(keep)
+    yield step(keep)
     return result[0]
 
 

@@ -45,7 +45,8 @@ class LogAudit:
          "context-init", "context-update", "context-finalize", "context-read", "context-reset", "context-close",
          "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-encrypt-many", "shared-decrypt",
          "cert-load", "cert-show", "cert-list", "cert-verify", "trust-show", "trust-list", "crl-show", "crl-list",
-         "ping", "resolve", "release", "status", "providers", "doctor", "slot-list", "slot-show"}
+         "ping", "resolve", "release", "status", "providers", "doctor", "slot-list", "slot-show",
+         "pin-list", "token-show", "token-login"}
     )  # fmt: skip
 
     def __init__(self, *, uses: bool) -> None:

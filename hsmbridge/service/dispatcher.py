@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from hsmbridge.core import messages as m
+from hsmbridge.core import token_messages as t
 from hsmbridge.core.algorithms import Algorithm, algorithm
 from hsmbridge.core.errors import HsmBridgeError, RequestError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
@@ -33,6 +34,7 @@ from hsmbridge.service.key_making import KeyMaking, agreement_of
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
 from hsmbridge.service.open_contexts import OpenContexts
+from hsmbridge.service.pins import Pins
 from hsmbridge.service.session import DEFAULT_LIMITS, Session, SessionLimits
 from hsmbridge.service.shared_use import SharedUse
 from hsmbridge.service.shares import Shares
@@ -68,6 +70,7 @@ class Dispatcher:
         adoption: Adoption,
         contexts: Contexts,
         certificates: CertificateResources,
+        pins: Pins,
         short_way: ShortWay,
         runner: Runner,
         clock: Callable[[], float],
@@ -84,6 +87,7 @@ class Dispatcher:
         self._transport = transport
         self._adoption = adoption
         self._certificates = certificates
+        self._pins = pins
         self._shared = SharedUse(use)
         self._contexts = contexts
         self._audit = audit
@@ -324,7 +328,7 @@ class Dispatcher:
         use, making, slots, information = self._use, self._making, self._slots, self._information
         transport, adoption, contexts = self._transport, self._adoption, self._contexts
         certificates, trust = self._certificates.certificates, self._certificates.trust
-        shared = self._shared
+        shared, pins = self._shared, self._pins
         return dict(
             (
                 _entry(m.PingRequest, lambda s, r, k: ended(m.PingReply(r.payload))),
@@ -392,6 +396,12 @@ class Dispatcher:
                 _entry(m.CrlImportRequest, lambda s, r, k: trust.import_crl(s, r)),
                 _entry(m.CrlShowRequest, lambda s, r, k: trust.show_crl(s, r)),
                 _entry(m.CrlListRequest, lambda s, r, k: trust.list_crls(s, r)),
+                _entry(m.PinListRequest, lambda s, r, k: pins.list_all(s)),
+                _entry(m.PinResetRequest, lambda s, r, k: pins.reset(s, r)),
+                _entry(t.TokenShowRequest, lambda s, r, k: pins.show(s, r)),
+                _entry(t.TokenInitializeRequest, lambda s, r, k: pins.initialize(s, r)),
+                _entry(t.TokenLoginRequest, lambda s, r, k: pins.log_in(s, r)),
+                _entry(t.TokenPinRequest, lambda s, r, k: pins.set_pin(s, r)),
                 _entry(m.SlotAdoptRequest, lambda s, r, k: adoption.adopt(s, r)),
                 _entry(m.SlotExportRequest, lambda s, r, k: transport.export(r, k[0])),
                 _entry(m.SlotAttestRequest, lambda s, r, k: transport.attest(r, k[0])),
@@ -416,6 +426,8 @@ def _asked_for(session: Session, request: msgspec.Struct) -> str:
     name: object = getattr(request, "name", "")
     if isinstance(name, str) and name:
         return name
+    if isinstance(request, m.PinResetRequest):
+        return f"{request.token} of {request.principal}"
     resource: object = getattr(request, "key", None)
     if isinstance(resource, CryptoResourceId) and resource.kind is ResourceKind.KEY_SLOT:
         try:

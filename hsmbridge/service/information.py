@@ -1,5 +1,6 @@
 """What the service tells of itself: status, providers, and the doctor's findings."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,13 +11,17 @@ from hsmbridge.core.identifiers import KeyId
 from hsmbridge.core.lifecycle import KeyVersionState
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.permissions import permission_names
+from hsmbridge.core.policy import PinOwner
 from hsmbridge.engine.steps import Steps, for_foreign_key, for_key_ids, store
+from hsmbridge.keys.pins import is_locked
 from hsmbridge.service.catalogue import Entry, ProviderCatalogue
 from hsmbridge.service.certificate_findings import certificate_findings
 from hsmbridge.service.session import Session
+from hsmbridge.storage.authentication import pins_tampered
 from hsmbridge.storage.records import Origin, SlotRecord, VersionRecord
 from hsmbridge.storage.store import Store
 
+_WHOSE = {PinOwner.SO: "The security officer's PIN", PinOwner.USER: "The PIN"}
 _CANNOT_SAY = frozenset({Status.NOT_SUPPORTED, Status.INVALID_ARGUMENT})
 
 
@@ -77,11 +82,34 @@ class Information:
                 findings += yield from self._unfinished()
                 findings += yield from self._orphans()
                 findings += yield from self._adopted()
+                findings += yield from store(self._pins)
             seen_by = "" if session.principal in self._facts.operators else session.principal
             findings += yield from store(lambda: certificate_findings(self._store, seen_by))
         except HsmBridgeError as failure:
             findings.append(m.Finding("error", "store", failure.message))
         return m.DoctorReply(findings)
+
+    def _pins(self) -> list[m.Finding]:
+        """PINs of PKCS#11 applications that are locked or were tampered with. Blocking."""
+        now = time.time()
+        found, tampered = self._store.pins.list_all()
+        return [
+            *(
+                m.Finding(
+                    "warning",
+                    f"PINs of {pins.principal}",
+                    f"{_WHOSE[owner]} for token {pins.token} is locked for some minutes: {pins.pin(owner).wrong}"
+                    " wrong ones were given.",
+                )
+                for pins in found
+                for owner in PinOwner
+                if is_locked(pins.pin(owner), now)
+            ),
+            *(
+                m.Finding("error", f"PINs of {principal}", str(pins_tampered(principal, token)))
+                for principal, token in tampered
+            ),
+        ]
 
     def _provider(self, entry: Entry) -> m.ProviderInfo:
         description = entry.description

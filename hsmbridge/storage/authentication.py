@@ -19,6 +19,7 @@ _SLOT_LABEL = "hsmbridge slot 1"
 _NAME = ("namespace", "name")
 _CERTIFICATE_LABEL = "hsmbridge certificate 1"
 _NONCES_LABEL = "hsmbridge nonces 1"
+_PINS_LABEL = "hsmbridge pins 1"
 _ENCODER = msgspec.msgpack.Encoder()
 
 Value = str | bytes | int | float | None
@@ -52,6 +53,15 @@ class RowAuthenticator:
                 "The record of this key version's nonces was changed outside of hsmbridge; rotate the slot.",
             )
 
+    def pins_mac(self, row: Row) -> bytes:
+        """The MAC of a principal's PINs for a token."""
+        return self._mac(_PINS_LABEL, _columns(row))
+
+    def check_pins(self, row: Row) -> None:
+        """Raises StoreError (STORE_TAMPERED) unless the row's MAC is right."""
+        if not self._equal(row.get(MAC_COLUMN), self.pins_mac(row)):
+            raise pins_tampered(str(row.get("principal")), str(row.get("token")))
+
     def certificate_mac(self, row: Row, items: Sequence[Row], access: Sequence[Row]) -> bytes:
         """The MAC of a certificate, trust store or CRL with all that belongs to it."""
         return self._mac(_CERTIFICATE_LABEL, _columns(row), _any_order(items), _any_order(access))
@@ -80,6 +90,15 @@ def tampered(name: str, what: str = "slot") -> StoreError:
         Status.STORE_TAMPERED,
         f"The stored record of {what} {name} was changed outside of hsmbridge and is not obeyed;"
         " restore the store from a backup.",
+    )
+
+
+def pins_tampered(principal: str, token: str) -> StoreError:
+    """The refusal of PINs whose record does not fit its MAC."""
+    return StoreError(
+        Status.STORE_TAMPERED,
+        f"The stored PINs of {principal} for token {token} were changed outside of hsmbridge and are not obeyed; an"
+        " operator resets them with `hsmbridge pkcs11 pin reset`.",
     )
 
 

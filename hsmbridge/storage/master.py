@@ -1,6 +1,6 @@
 """The store's master key: made once, kept protected in the store, never used itself but through sub-keys.
 
-HKDF-SHA-256 (RFC 5869), salted with the store's id, gives one sub-key for row MACs, one for sealing key material
+HKDF-SHA-256 (RFC 5869), salted with the store's id, gives sub-keys for row MACs, for sealing key material and for PINs,
 and one check value. Which Protector keeps the master key is recorded beside it. Not here: how a Protector works.
 """
 
@@ -45,6 +45,10 @@ class MasterKey:
     def material_seal(self) -> "AesGcmSeal":
         """What encrypts key material of the software provider."""
         return AesGcmSeal(self._sub_key(_MATERIAL))
+
+    def pin_key(self) -> Secret:
+        """What PINs are hashed under, so that the store without its master key is no place to guess them."""
+        return Secret(self._sub_key(b"hsmbridge pins 1"))
 
     def check_value(self) -> bytes:
         """A value that tells this master key from any other and says nothing of it."""

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from hsmbridge.core.lifecycle import KeyVersionState
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration; a store at another one is migrated or, if unknown, refused."""
 
 _NAMES = {
@@ -155,3 +155,21 @@ certificate_access = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
 )
 sa.Index("ix_certificate_access_principal", certificate_access.c.principal)
+
+pins = sa.Table(
+    "pins",
+    metadata,
+    # The PINs of PKCS#11 applications: of a principal for a token. A digest is b"" where no PIN is set.
+    sa.Column("principal", sa.Text, primary_key=True),
+    sa.Column("token", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("initialized", sa.BigInteger, nullable=False),
+    sa.Column("so_digest", sa.LargeBinary, nullable=False),
+    sa.Column("so_wrong", sa.Integer, nullable=False),
+    sa.Column("so_until", sa.BigInteger, nullable=False),
+    sa.Column("user_digest", sa.LargeBinary, nullable=False),
+    sa.Column("user_wrong", sa.Integer, nullable=False),
+    sa.Column("user_until", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("mac", sa.LargeBinary, nullable=False),
+)

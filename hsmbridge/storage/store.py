@@ -25,6 +25,7 @@ from hsmbridge.storage.invariants import check_change, check_record
 from hsmbridge.storage.leases import NonceRecords
 from hsmbridge.storage.master import MasterKey
 from hsmbridge.storage.owners import Owners
+from hsmbridge.storage.pins import PinStore
 from hsmbridge.storage.records import Durability, SlotId, SlotListing, SlotRecord, Unfinished
 from hsmbridge.storage.slot_rows import LIVE, SlotRows
 
@@ -55,6 +56,7 @@ class Store:
         self._seen: dict[SlotId, int] = {}
         self.changes = changes
         self.certificates = CertificateStore(database, self._authenticator, changes)
+        self.pins = PinStore(database, self._authenticator, master.pin_key())
         self.material_seal: MaterialSeal = master.material_seal()
         self.protector_name = protector_name
         self.url_shown = url_shown

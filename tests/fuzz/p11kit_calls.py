@@ -18,7 +18,6 @@ from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.frontends.asking import Answer
 from hsmbridge.frontends.p11kit.calls import Calls
 from hsmbridge.frontends.p11kit.directory import Directory
-from hsmbridge.frontends.p11kit.pins import PinCounter
 from hsmbridge.frontends.p11kit.refusals import Refused, ckr_of
 from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
 from hsmbridge.frontends.p11kit.state import Application
@@ -39,7 +38,6 @@ SETTINGS = P11KitSettings(
     templates=TemplatePolicy.ATTENUATE,
     login=LoginPolicy.NONE,
     pin=b"",
-    wrong_pins=Path("/nonexistent"),
     version="1.2.3",
     max_data=4096,
     max_connections=1,
@@ -101,7 +99,7 @@ def ask_all(data: bytes) -> list[bytes]:
         _WORLD.pop().close()
         _WORLD.append(_World())
     world = _WORLD[0]
-    application = Application(ALICE, OFFERED, world.directory, SETTINGS, PinCounter(b"", SETTINGS.wrong_pins))
+    application = Application(ALICE, OFFERED, world.directory, SETTINGS, lambda principal, slot: False)
     calls = Calls(application)
     try:
         return [_ask(world, calls, name, arguments) for name, arguments in (*_PRELUDE, *_row(data))]

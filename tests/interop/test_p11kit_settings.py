@@ -6,11 +6,11 @@ import pytest
 
 from hsmbridge.frontends.p11kit.numbers import Cka, Ckr, SessionState
 from hsmbridge.lab.options import LabOptions
-from tests.interop.p11kit_client import CkrError, Client, Service, ay, fy, start, template, u
+from tests.interop.p11kit_client import CkrError, Client, Service, ay, fy, octets, start, template, u
 
 ECDSA = 0x1041
 PIN = b"a secret of seven words"
-LOGIN_REQUIRED, PROTECTED_PATH = 0x4, 0x100
+LOGIN_REQUIRED, PROTECTED_PATH, COUNT_LOW, LOCKED = 0x4, 0x100, 0x10000, 0x40000
 
 
 def refused(ckr: Ckr) -> "pytest.RaisesExc[CkrError]":
@@ -75,6 +75,17 @@ def test_nobody_logs_in_as_security_officer(client: Client) -> None:
         client.call("C_Login", u(session), u(0), ay(PIN))
 
 
+def test_nobody_initialises_a_token_or_changes_its_pin(client: Client) -> None:
+    session = client.open(0)
+    for name, arguments in {
+        "C_InitToken2": (u(0), ay(PIN), octets(b"mine".ljust(32))),
+        "C_InitPIN": (u(session), ay(PIN)),
+        "C_SetPIN": (u(session), ay(PIN), ay(b"another")),
+    }.items():
+        with refused(Ckr.FUNCTION_NOT_SUPPORTED):
+            client.call(name, *arguments)
+
+
 def test_a_template_that_asks_too_much_is_refused(client: Client) -> None:
     session = client.open(0)
     client.call("C_Login", u(session), u(1), ay(PIN))
@@ -108,4 +119,5 @@ def test_wrong_pins_are_counted_by_user_and_not_by_connection(strict: Service) -
             client.call("C_Login", u(client.open(0)), u(1), ay(wrong))
     for _ in range(8):  # whichever of the daemon's processes takes the connection
         with strict.client() as client, refused(Ckr.PIN_LOCKED):
+            assert client.call("C_GetTokenInfo", u(0))[4] & (COUNT_LOW | LOCKED) == COUNT_LOW | LOCKED
             client.call("C_Login", u(client.open(0)), u(1), ay(PIN))

@@ -291,6 +291,11 @@ def shared_memory(to: Recorder) -> None:
     to.ask(many, m.SharedEncryptManyReply)
 
 
+def pins(to: Recorder) -> None:
+    to.ask(m.PinListRequest(), m.PinListReply)
+    to.ask(m.PinResetRequest(OTHER, "software"), m.PinResetReply)
+
+
 def the_end(to: Recorder) -> None:
     for name in ("pair", "mac", "aes", "kem", "kek", "kept", "host", "hmac", "tpm"):
         to.ask(m.SlotDestroyRequest(f"corpus-{name}"), m.Empty)
@@ -298,7 +303,7 @@ def the_end(to: Recorder) -> None:
 
 CHAPTERS = (
     *(the_service, slots, use_of_keys, making_keys, keys_of_a_tpm, certificates, contexts, shared_memory),
-    the_end,
+    *(pins, the_end),
 )
 
 

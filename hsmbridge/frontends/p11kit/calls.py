@@ -15,6 +15,7 @@ from hsmbridge.frontends.p11kit.finding import Finding
 from hsmbridge.frontends.p11kit.general import General
 from hsmbridge.frontends.p11kit.making import Making
 from hsmbridge.frontends.p11kit.numbers import Ckr
+from hsmbridge.frontends.p11kit.pins import Pins
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.signing import Signatures
 from hsmbridge.frontends.p11kit.state import Application
@@ -56,7 +57,7 @@ class Calls:
 
 def _table(application: Application, signatures: Signatures) -> dict[str, Function]:
     general, finding, making = General(application), Finding(application), Making(application)
-    ciphers, digests = Ciphers(application), Digests(application)
+    ciphers, digests, pins = Ciphers(application), Digests(application), Pins(application)
     return {
         _INITIALIZE: general.initialize,
         "C_Finalize": general.finalize,
@@ -71,9 +72,13 @@ def _table(application: Application, signatures: Signatures) -> dict[str, Functi
         "C_CloseAllSessions": general.close_all_sessions,
         "C_GetSessionInfo": general.get_session_info,
         "C_GetOperationState": general.get_operation_state,
-        "C_Login": general.login,
-        "C_LoginUser": general.login_user,
-        "C_Logout": general.logout,
+        "C_InitToken": pins.init_token,
+        "C_InitToken2": pins.init_token_2,
+        "C_InitPIN": pins.init_pin,
+        "C_SetPIN": pins.set_pin,
+        "C_Login": pins.login,
+        "C_LoginUser": pins.login_user,
+        "C_Logout": pins.logout,
         "C_SeedRandom": general.seed_random,
         "C_GenerateRandom": general.generate_random,
         "C_WaitForSlotEvent": general.wait_for_slot_event,

@@ -94,13 +94,18 @@ class _Running:
 
 
 class P11KitConnection(asyncio.Protocol):
-    """One application."""
+    """One application.
+
+    Attributes:
+        application: what PKCS#11 keeps for it, once it has said which protocol it speaks.
+    """
 
     def __init__(self, front_end: "P11KitFrontEnd") -> None:
         self._front_end = front_end
         self._reader = CallReader(front_end.settings.max_data + BODY_ALLOWANCE)
         self._session: Session | None = None
         self._calls: Calls | None = None
+        self.application: Application | None = None
         self._offered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._begun = 0.0
@@ -250,8 +255,10 @@ class P11KitConnection(asyncio.Protocol):
             return
         front_end = self._front_end
         self._offered = offered
-        application = Application(self._principal, offered, front_end.directory, front_end.settings, front_end.pins)
-        self._calls = Calls(application)
+        self.application = Application(
+            self._principal, offered, front_end.directory, front_end.settings, front_end.in_use
+        )
+        self._calls = Calls(self.application)
         self._outbox.send(bytes([agreed_version(offered)]))
 
     def _take(self, frames: list[CallFrame]) -> None:

@@ -12,7 +12,6 @@ from hsmbridge.engine.runner import Runner
 from hsmbridge.frontends.admission import Admission
 from hsmbridge.frontends.p11kit.connection import P11KitConnection
 from hsmbridge.frontends.p11kit.directory import Directory
-from hsmbridge.frontends.p11kit.pins import PinCounter
 from hsmbridge.frontends.p11kit.settings import P11KitSettings
 from hsmbridge.service.dispatcher import Dispatcher
 
@@ -59,7 +58,6 @@ class P11KitFrontEnd(Admission[P11KitConnection]):
         self.runner = runner
         self.settings = settings
         self.directory = Directory(settings.tokens, stamp, loop.time)
-        self.pins = PinCounter(settings.pin, settings.wrong_pins)
         self.watch_deadlines = watch_deadlines
         self.turns = turns
         self.thread = threading.get_ident()
@@ -68,3 +66,8 @@ class P11KitFrontEnd(Admission[P11KitConnection]):
     def connection(self) -> P11KitConnection:
         """A protocol for one new connection."""
         return P11KitConnection(self)
+
+    def in_use(self, principal: str, slot: int) -> bool:
+        """Whether an application of a principal, at this process, has a session with the token in a slot."""
+        applications = (connection.application for connection in self.connections)
+        return any(one is not None and one.principal == principal and one.sessions_of(slot) for one in applications)

@@ -1,20 +1,13 @@
-"""Library, slots, tokens, sessions and login: what PKCS#11 asks before it uses keys."""
+"""Library, slots, tokens and sessions: what PKCS#11 asks before it uses keys."""
 
 from collections.abc import Sequence
 from typing import Final
 
 from hsmbridge.core import messages as m
 from hsmbridge.frontends.asking import Answer, Asking, ask, nothing
-from hsmbridge.frontends.p11kit.numbers import (
-    CONTEXT_SPECIFIC,
-    DONT_BLOCK,
-    USER,
-    Ckr,
-    SlotFlag,
-    TokenFlag,
-)
+from hsmbridge.frontends.p11kit.numbers import DONT_BLOCK, Ckr, SlotFlag, TokenFlag
+from hsmbridge.frontends.p11kit.pins import require_initialized, standing
 from hsmbridge.frontends.p11kit.refusals import Refused
-from hsmbridge.frontends.p11kit.settings import LoginPolicy
 from hsmbridge.frontends.p11kit.state import Application
 from hsmbridge.frontends.p11kit.tokens import Token
 from hsmbridge.wire.p11kit import HANDSHAKE, Needed, VersionNumber
@@ -22,7 +15,6 @@ from hsmbridge.wire.p11kit_bodies import UNAVAILABLE
 
 _CRYPTOKI: Final = VersionNumber(2, 40)
 _MANUFACTURER: Final = "hsmbridge"
-_PIN_MAX: Final = 255
 _RANDOM_CHUNK: Final = 64 * 1024
 _RANDOM_MAX: Final = 1024 * 1024
 
@@ -79,24 +71,20 @@ class General:
         """CK_TOKEN_INFO."""
         application = self._application
         token = yield from application.token(slot)
-        flags = TokenFlag.RNG | TokenFlag.TOKEN_INITIALIZED | TokenFlag.USER_PIN_INITIALIZED
-        if application.settings.login is LoginPolicy.PIN:
-            flags |= TokenFlag.LOGIN_REQUIRED
-        else:
-            flags |= TokenFlag.PROTECTED_AUTHENTICATION_PATH
+        stands = yield from standing(application, token)
         sessions = application.sessions_of(slot)
         return (
-            padded(token.label, 32),
+            padded(stands.label, 32),
             padded(token.manufacturer, 32),
             padded(token.model, 16),
             padded(token.serial, 16),
-            int(flags),
+            int(stands.flags | TokenFlag.RNG),
             application.settings.max_sessions,
             len(sessions),
             application.settings.max_sessions,
             sum(session.writes for session in sessions),
-            _PIN_MAX,
-            0,
+            stands.pin_max,
+            stands.pin_min,
             *(UNAVAILABLE,) * 4,
             VersionNumber(0, 0),
             _firmware(token),
@@ -120,6 +108,7 @@ class General:
     def open_session(self, slot: int, flags: int) -> Answer:
         """A session with a token."""
         token = yield from self._application.token(slot)
+        yield from require_initialized(self._application, token)
         return (self._application.open(token, flags).handle,)
 
     def close_session(self, handle: int) -> Answer:
@@ -139,27 +128,6 @@ class General:
         yield from nothing()
         session = self._application.session(handle)
         return (session.token.number, int(self._application.state(session)), session.flags, 0)
-
-    def login(self, handle: int, user: int, pin: bytes | None) -> Answer:
-        """The kernel knows who the caller is; a PIN counts only where the configuration asks for one."""
-        yield from nothing()
-        session = self._application.session(handle)
-        if user == CONTEXT_SPECIFIC:
-            raise Refused(Ckr.OPERATION_NOT_INITIALIZED)
-        if user != USER:
-            raise Refused(Ckr.USER_TYPE_INVALID)
-        self._application.log_in(session, pin)
-        return ()
-
-    def login_user(self, handle: int, user: int, pin: bytes | None, _: bytes | None) -> Answer:
-        """As `login`; the user's name is the kernel's."""
-        return (yield from self.login(handle, user, pin))
-
-    def logout(self, handle: int) -> Answer:
-        """Private objects are out of reach again."""
-        yield from nothing()
-        self._application.log_out(self._application.session(handle))
-        return ()
 
     def get_operation_state(self, handle: int, _: int | None) -> Answer:
         """Operations are not carried from here to there."""

@@ -15,12 +15,14 @@ _OBJECT_CALLS = frozenset(
 )
 _MAKING_CALLS = frozenset(("C_GenerateKey", "C_GenerateKeyPair", "C_CreateObject", "C_CopyObject"))
 _CHANGING_CALLS = frozenset(("C_SetAttributeValue", "C_DestroyObject"))
+_PIN_CALLS = frozenset(("C_Login", "C_LoginUser", "C_InitPIN", "C_SetPIN"))
 _NARROWER: Mapping[tuple[frozenset[str], Status], Ckr] = MappingProxyType(
     {
         (_OBJECT_CALLS, Status.RESOURCE_NOT_FOUND): Ckr.OBJECT_HANDLE_INVALID,
         (_OBJECT_CALLS, Status.KEY_MATERIAL_MISSING): Ckr.OBJECT_HANDLE_INVALID,
         (_CHANGING_CALLS, Status.ACCESS_DENIED): Ckr.ACTION_PROHIBITED,
         (_CHANGING_CALLS, Status.INVALID_ARGUMENT): Ckr.ATTRIBUTE_VALUE_INVALID,
+        (_PIN_CALLS, Status.RESOURCE_NOT_FOUND): Ckr.USER_PIN_NOT_INITIALIZED,
         (_MAKING_CALLS, Status.INVALID_NAME): Ckr.ATTRIBUTE_VALUE_INVALID,
         (_MAKING_CALLS, Status.INVALID_ARGUMENT): Ckr.ATTRIBUTE_VALUE_INVALID,
         (_MAKING_CALLS, Status.NOT_SUPPORTED): Ckr.TEMPLATE_INCONSISTENT,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum, unique
-from pathlib import Path
 
 
 @unique
@@ -23,10 +22,14 @@ class TemplatePolicy(StrEnum):
 
 @unique
 class LoginPolicy(StrEnum):
-    """NONE: the kernel says who the caller is, and whatever PIN is given is taken. PIN: one has to be given."""
+    """NONE: the kernel says who the caller is, and whatever PIN is given is taken. PIN: one has to be given.
+
+    OWN: every caller has PINs of their own for each token, and initialises it by them.
+    """
 
     NONE = "none"
     PIN = "pin"
+    OWN = "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,7 @@ class P11KitSettings:
 
     Attributes:
         tokens, templates, login: see each.
-        pin: the PIN, where one has to be given. Never shown.
-        wrong_pins: the file in which all daemon processes count wrong ones.
+        pin: the PIN, where all give the same. Never shown.
         version: of the daemon.
         max_data: the most data of one call, and what a multi-part operation may collect.
         max_connections, max_connections_per_principal, max_in_flight: as of the native front end.
@@ -48,7 +50,6 @@ class P11KitSettings:
     templates: TemplatePolicy
     login: LoginPolicy
     pin: bytes
-    wrong_pins: Path
     version: str
     max_data: int
     max_connections: int

@@ -3,18 +3,18 @@
 Nothing here is shared with another connection; handles mean something on this one only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, auto
 from typing import Final, Protocol
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.identifiers import CryptoResourceId
+from hsmbridge.core.policy import PinOwner
 from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.p11kit.directory import Directory
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr, SessionFlag, SessionState
 from hsmbridge.frontends.p11kit.objects import KeyObject, Origin, PkcsObject
-from hsmbridge.frontends.p11kit.pins import PinCounter
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings
 from hsmbridge.frontends.p11kit.tokens import Token
@@ -75,10 +75,18 @@ class Application:
     """
 
     def __init__(
-        self, principal: str, offered: int, directory: Directory, settings: P11KitSettings, pins: PinCounter
+        self,
+        principal: str,
+        offered: int,
+        directory: Directory,
+        settings: P11KitSettings,
+        in_use: Callable[[str, int], bool],
     ) -> None:
-        """Args: who, speaking what, what there is, how this front end is to behave, and what PINs are held against."""
-        self._pins = pins
+        """Args: who, speaking what, what there is, how this front end is to behave.
+
+        `in_use` says whether any application of a principal has a session with the token in a slot.
+        """
+        self._in_use = in_use
         self.principal = principal
         self.offered = offered
         self.directory = directory
@@ -86,7 +94,7 @@ class Application:
         self.initialized = False
         self.usable = USABLE[min(offered, 2)]
         self._sessions: dict[int, PkcsSession] = {}
-        self._logged_in: set[int] = set()
+        self._logged_in: dict[int, PinOwner] = {}
         self._objects: dict[int, PkcsObject] = {}
         self._handles: dict[tuple[Origin, Cko], int] = {}
         self._hidden: set[tuple[Origin, Cko]] = set()
@@ -118,10 +126,16 @@ class Application:
 
     # Sessions
 
+    def in_use(self, slot: int) -> bool:
+        """Whether the principal has a session with the token in a slot, in whatever application."""
+        return self._in_use(self.principal, slot)
+
     def open(self, token: Token, flags: int) -> PkcsSession:
         """A new session. Raises Refused."""
         if not flags & SessionFlag.SERIAL_SESSION:
             raise Refused(Ckr.SESSION_PARALLEL_NOT_SUPPORTED)
+        if not flags & SessionFlag.RW_SESSION and self._logged_in.get(token.number) is PinOwner.SO:
+            raise Refused(Ckr.SESSION_READ_WRITE_SO_EXISTS)
         if len(self._sessions) >= self.settings.max_sessions:
             raise Refused(Ckr.SESSION_COUNT)
         session = PkcsSession(self._next_session, token, flags & (SessionFlag.RW_SESSION | SessionFlag.SERIAL_SESSION))
@@ -157,7 +171,7 @@ class Application:
         if self._sessions.pop(session.handle, None) is None:
             return
         if not self.sessions_of(session.token.number):
-            self._logged_in.discard(session.token.number)
+            self._logged_in.pop(session.token.number, None)
         ending = [one for one in self._objects.values() if one.session == session.handle]
         for one in ending:
             self._forget(one)
@@ -166,25 +180,35 @@ class Application:
 
     # Login
 
-    def log_in(self, session: PkcsSession, pin: bytes | None) -> None:
-        """Raises Refused (CKR_USER_ALREADY_LOGGED_IN, CKR_PIN_INCORRECT, CKR_PIN_LOCKED)."""
-        if session.token.number in self._logged_in:
+    def logged_in(self, session: PkcsSession) -> PinOwner | None:
+        """Who is logged in, for all sessions with the token."""
+        return self._logged_in.get(session.token.number)
+
+    def require_may_log_in(self, session: PkcsSession, owner: PinOwner) -> None:
+        """Raises Refused (CKR_USER_ALREADY_LOGGED_IN, and what else stands in the way)."""
+        there = self.logged_in(session)
+        if there is owner:
             raise Refused(Ckr.USER_ALREADY_LOGGED_IN)
-        if self.settings.login is LoginPolicy.PIN:
-            self._pins.check(self.principal, pin or b"")
-        self._logged_in.add(session.token.number)
+        if there is not None:
+            raise Refused(Ckr.USER_ANOTHER_ALREADY_LOGGED_IN)
+        if owner is PinOwner.SO and not all(other.writes for other in self.sessions_of(session.token.number)):
+            raise Refused(Ckr.SESSION_READ_ONLY_EXISTS)
+
+    def log_in(self, session: PkcsSession, owner: PinOwner) -> None:
+        """Whose PIN was right is logged in. Raises Refused as `require_may_log_in`."""
+        self.require_may_log_in(session, owner)
+        self._logged_in[session.token.number] = owner
 
     def log_out(self, session: PkcsSession) -> None:
         """Raises Refused (CKR_USER_NOT_LOGGED_IN)."""
-        if session.token.number not in self._logged_in:
+        if self._logged_in.pop(session.token.number, None) is None:
             raise Refused(Ckr.USER_NOT_LOGGED_IN)
-        self._logged_in.discard(session.token.number)
         for other in self.sessions_of(session.token.number):
             other.operations.clear()
 
     def trusted(self, session: PkcsSession) -> bool:
         """Whether private objects may be seen and used in a session."""
-        return self.settings.login is LoginPolicy.NONE or session.token.number in self._logged_in
+        return self.settings.login is LoginPolicy.NONE or self.logged_in(session) is PinOwner.USER
 
     def require_login(self, session: PkcsSession) -> None:
         """Raises Refused (CKR_USER_NOT_LOGGED_IN)."""
@@ -193,10 +217,12 @@ class Application:
 
     def state(self, session: PkcsSession) -> SessionState:
         """CKS_* of a session."""
-        user = session.token.number in self._logged_in
+        there = self.logged_in(session)
+        if there is PinOwner.SO:
+            return SessionState.RW_SO_FUNCTIONS
         if session.writes:
-            return SessionState.RW_USER_FUNCTIONS if user else SessionState.RW_PUBLIC_SESSION
-        return SessionState.RO_USER_FUNCTIONS if user else SessionState.RO_PUBLIC_SESSION
+            return SessionState.RW_USER_FUNCTIONS if there else SessionState.RW_PUBLIC_SESSION
+        return SessionState.RO_USER_FUNCTIONS if there else SessionState.RO_PUBLIC_SESSION
 
     # Objects
 

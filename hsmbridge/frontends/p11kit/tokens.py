@@ -14,6 +14,8 @@ from hsmbridge.frontends.p11kit.settings import TokenView
 F = MechanismFlag
 
 MERGED_LABEL: Final = "hsmbridge"
+ALL_PROVIDERS: Final = "*"
+"""In place of a provider's name, the token that stands for all of them."""
 _MANUFACTURER: Final = "hsmbridge"
 
 _FLAG: Final = {
@@ -57,6 +59,7 @@ class Token:
 
     Attributes:
         number: CK_SLOT_ID.
+        name: of its provider, or `ALL_PROVIDERS`.
         providers: those behind it, in the order of the configuration.
         label, manufacturer, model, serial: of CK_TOKEN_INFO.
         firmware: of the device, or "".
@@ -68,6 +71,7 @@ class Token:
     """
 
     number: int
+    name: str
     providers: tuple[m.ProviderInfo, ...]
     label: str
     manufacturer: str
@@ -98,15 +102,16 @@ class Token:
 def tokens_of(providers: Sequence[m.ProviderInfo], view: TokenView) -> tuple[Token, ...]:
     """The tokens that an application sees."""
     if view is TokenView.MERGED:
-        return (_token(0, providers, MERGED_LABEL),)
-    return tuple(_token(number, (one,), one.name) for number, one in enumerate(providers))
+        return (_token(0, ALL_PROVIDERS, providers, MERGED_LABEL),)
+    return tuple(_token(number, one.name, (one,), one.name) for number, one in enumerate(providers))
 
 
-def _token(number: int, providers: Sequence[m.ProviderInfo], label: str) -> Token:
+def _token(number: int, name: str, providers: Sequence[m.ProviderInfo], label: str) -> Token:
     usable = [one for one in providers if one.state == "available"]
     identity = usable[0].token if len(providers) == 1 and usable else None
     return Token(
         number=number,
+        name=name,
         providers=tuple(providers),
         label=label,
         manufacturer=(identity.manufacturer if identity else "") or _MANUFACTURER,

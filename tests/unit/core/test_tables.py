@@ -2,7 +2,7 @@
 
 import pytest
 
-from hsmbridge.core import calls, messages
+from hsmbridge.core import calls, messages, token_messages
 from hsmbridge.core.algorithms import ALGORITHMS, PERMISSION_FOR, Algorithm, KeyOperation, Kind, algorithm
 from hsmbridge.core.errors import STATUS_TABLE, Category, RequestError, Status, error, error_from_wire
 from hsmbridge.core.identifiers import ALGORITHM_NAME_MAX
@@ -47,7 +47,7 @@ def test_every_provider_call_says_what_it_answers() -> None:
 
 
 def test_an_opcode_and_a_request_belong_to_one_operation() -> None:
-    assert len(OPERATIONS) == len(OPERATION_FOR)
+    assert len({row.opcode for row in OPERATION_FOR.values()} - {0}) == len(OPERATIONS)
     for opcode, row in OPERATIONS.items():
         assert 0 < opcode < 0x8000
         fields = row.request.__struct_fields__
@@ -59,7 +59,14 @@ def test_an_opcode_and_a_request_belong_to_one_operation() -> None:
 
 def test_every_request_of_the_messages_is_an_operation() -> None:
     requests = {name for name in vars(messages) if name.endswith("Request") and not name.startswith("_")}
-    assert requests == {request.__name__ for request in OPERATION_FOR}
+    assert requests == {row.request.__name__ for row in OPERATIONS.values()}
+
+
+def test_what_only_a_front_end_may_ask_no_frame_can() -> None:
+    requests = {name for name in vars(token_messages) if name.endswith("Request")}
+    within = {row for row in OPERATION_FOR.values() if not row.opcode}
+    assert requests == {row.request.__name__ for row in within}
+    assert not {row.name for row in within} & {row.name for row in OPERATIONS.values()}
 
 
 def test_every_status_has_a_row_whose_text_says_something() -> None:

@@ -10,7 +10,7 @@ from hsmbridge.daemon.descriptors import NATIVE, descriptors_needed
 from hsmbridge.daemon.spec import P11KitSpec, SshAgentSpec, StoreSpec, WorkerSpec
 from tests.unit.frontends.native_rig import Peer, front
 
-P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none", wrong_pins="")
+P11KIT = P11KitSpec(tokens="providers", templates="refuse", login="none")
 SSH_AGENT = SshAgentSpec(slots=(), forwarding=False)
 TAKE = """
 import resource, sys

@@ -9,7 +9,7 @@ from hsmbridge.core.calls import DigestCall, ProviderCall, ProviderReply, Random
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.engine.lanes import Lane, Ticket
 from hsmbridge.engine.runner import INLINE_TOGETHER, Runner
-from hsmbridge.engine.steps import ProviderStep, Steps, StoreStep, ended, for_bytes, for_each, store
+from hsmbridge.engine.steps import ProviderStep, Steps, StoreStep, ended, for_bytes, for_each, store, work
 
 CALL = DigestCall("SHA-256", b"")
 
@@ -271,6 +271,21 @@ def test_an_error_of_a_store_action_reaches_the_operation(runner: Runner, held_s
     runner.run(operation(), None, outcome)
     held_store.actions[0]()
     assert outcome.status is Status.STORE_UNAVAILABLE
+
+
+def test_work_is_done_at_a_place_of_its_own(clock: Clock) -> None:
+    held_store, held_work, outcome = HeldStore(), HeldStore(), Outcome()
+    runner = Runner(FixedLanes(), held_store, clock, held_work)
+
+    def operation() -> Steps[int]:
+        return (yield from work(lambda: 3)) + (yield from store(lambda: 4))
+
+    runner.run(operation(), None, outcome)
+    assert not held_store.actions
+    held_work.actions.pop()()
+    held_store.actions.pop()()
+    assert outcome.all == [(7, None)]
+    assert not held_work.actions
 
 
 def test_of_an_answer_and_a_deadline_at_once_exactly_one_counts(clock: Clock) -> None:

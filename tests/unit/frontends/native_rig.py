@@ -45,6 +45,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.pins import Pins
 from hsmbridge.service.session import DEFAULT_LIMITS, SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
@@ -148,6 +149,7 @@ class Front:
             provider_calls=lambda name: 0,
         )
         audit = LogAudit(uses=False)
+        certificates = CertificateResources.over(self.store, access, policy)
         dispatcher = Dispatcher(
             access=access,
             use=use,
@@ -156,7 +158,8 @@ class Front:
             information=Information(catalogue, self.store, facts),
             transport=KeyTransport(catalogue, handles, use, making),
             adoption=Adoption(catalogue, self.store, slots, making, administration, policy, facts.operators),
-            certificates=CertificateResources.over(self.store, access, policy),
+            certificates=certificates,
+            pins=Pins(self.store, administration, certificates.certificates, audit, facts.operators),
             contexts=Contexts(catalogue, handles, access, use, making),
             audit=audit,
             runner=runner,

@@ -38,6 +38,7 @@ from hsmbridge.service.key_access import KeyAccess
 from hsmbridge.service.key_making import KeyMaking
 from hsmbridge.service.key_transport import KeyTransport
 from hsmbridge.service.key_use import KeyUse
+from hsmbridge.service.pins import Pins
 from hsmbridge.service.session import DEFAULT_LIMITS, Session, SessionLimits
 from hsmbridge.service.short_way import ShortWay
 from hsmbridge.service.slots import SlotAdministration
@@ -167,6 +168,8 @@ class Served:
         lanes = _Lanes(self)
         self._runner = runner = Runner(lanes, _AtOnce(), lambda: 0.0)
         self.contexts = Contexts(catalogue, handles, access, use, making, held_max=self.held_max, piece=self.piece)
+        certificates = CertificateResources.over(self.store, access, policy)
+        self.time = 1e9
         self.dispatcher = Dispatcher(
             access=access,
             use=use,
@@ -175,7 +178,10 @@ class Served:
             information=Information(catalogue, self.store, facts),
             transport=KeyTransport(catalogue, handles, use, making),
             adoption=Adoption(catalogue, self.store, slots, making, administration, policy, facts.operators),
-            certificates=CertificateResources.over(self.store, access, policy),
+            certificates=certificates,
+            pins=Pins(
+                self.store, administration, certificates.certificates, self, facts.operators, clock=lambda: self.time
+            ),
             contexts=self.contexts,
             audit=self,
             runner=runner,

@@ -4,7 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from hsmbridge.core.errors import Status
-from hsmbridge.core.operations import OPERATIONS
+from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.service.audit import AuditRecord, LogAudit
 
 # Each operation of the table stands in one of the two: a new row is put here by somebody who has thought about it.
@@ -16,6 +16,7 @@ USES = frozenset(
         "context-init", "context-update", "context-finalize", "context-read", "context-reset", "context-close",
         "cert-load", "cert-show", "cert-list", "cert-verify", "trust-show", "trust-list", "crl-show", "crl-list",
         "share-memory", "shared-digest", "shared-mac", "shared-encrypt", "shared-encrypt-many", "shared-decrypt",
+        "pin-list", "token-show", "token-login",
     }
 )  # fmt: skip
 CHANGES = frozenset(
@@ -23,11 +24,11 @@ CHANGES = frozenset(
         "slot-create", "slot-rotate", "slot-revoke", "slot-destroy", "slot-grant", "slot-ungrant", "slot-adopt",
         "slot-export", "slot-attest", "slot-attributes", "generate", "derive", "agree", "import", "wrap", "unwrap",
         "persist", "cert-access", "cert-bind", "cert-import", "cert-remove", "crl-import", "trust-add",
-        "trust-create", "trust-remove",
+        "trust-create", "trust-remove", "pin-reset", "token-initialize", "token-pin",
     }
 )  # fmt: skip
 NEVER_DISPATCHED = frozenset({"hello"})
-NAMES = sorted(row.name for row in OPERATIONS.values())
+NAMES = sorted(row.name for row in OPERATION_FOR.values())
 
 
 def test_every_operation_is_either_a_use_or_a_change() -> None:

@@ -3,7 +3,6 @@
 import inspect
 import types
 import typing
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from hsmbridge.core.errors import STATUS_TABLE, Status
 from hsmbridge.frontends.p11kit.calls import Calls
 from hsmbridge.frontends.p11kit.directory import Directory
 from hsmbridge.frontends.p11kit.numbers import Ckr
-from hsmbridge.frontends.p11kit.pins import PinCounter
 from hsmbridge.frontends.p11kit.refusals import Refused, ckr_of
 from hsmbridge.frontends.p11kit.settings import LoginPolicy, P11KitSettings, TemplatePolicy, TokenView
 from hsmbridge.frontends.p11kit.state import Application
@@ -24,7 +22,6 @@ SETTINGS = P11KitSettings(
     templates=TemplatePolicy.ATTENUATE,
     login=LoginPolicy.NONE,
     pin=b"",
-    wrong_pins=Path("/nonexistent"),
     version="1.2.3",
     max_data=1000,
     max_connections=1,
@@ -50,7 +47,7 @@ TYPES: dict[str, object] = {
 @pytest.fixture
 def calls() -> Calls:
     directory = Directory(TokenView.PROVIDERS, lambda: b"", lambda: 0.0)
-    return Calls(Application("uid:0", 2, directory, SETTINGS, PinCounter(b"", SETTINGS.wrong_pins)))
+    return Calls(Application("uid:0", 2, directory, SETTINGS, lambda principal, slot: False))
 
 
 def test_every_function_takes_what_its_calls_signature_brings(calls: Calls) -> None:

@@ -30,7 +30,6 @@ SETTINGS = P11KitSettings(
     templates=TemplatePolicy.ATTENUATE,
     login=LoginPolicy.NONE,
     pin=b"",
-    wrong_pins=Path("/nonexistent"),
     version="0",
     max_data=1 << 20,
     max_connections=64,
