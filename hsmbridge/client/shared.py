@@ -11,12 +11,14 @@ import sys
 from enum import StrEnum, unique
 from pathlib import Path
 from threading import Lock, RLock
+from time import monotonic
 from weakref import WeakValueDictionary
 
 from hsmbridge import __version__
 from hsmbridge.client.connection import Connection
+from hsmbridge.client.deadline import GRACE
 from hsmbridge.client.socket_path import check_socket_path
-from hsmbridge.core.errors import ConnectionLost, Status, WireError
+from hsmbridge.core.errors import ConnectionLost, ProviderError, Status, WireError
 from hsmbridge.core.messages import HelloReply
 from hsmbridge.wire.codec import decode_reply, encode_request
 from hsmbridge.wire.hello import check_hello_reply, hello
@@ -46,22 +48,32 @@ class SharedConnection:
         self._opening = Lock()
 
     def connection(self, timeout: float | None) -> Connection:
-        """The connection of now, opened if need be.
+        """The connection of now, opened if need be; while another thread does that, this one waits no longer either.
 
-        Raises WireError (DAEMON_UNREACHABLE, VERSION_NOT_SUPPORTED), or what the daemon answers to a hello.
+        Raises WireError (DAEMON_UNREACHABLE, VERSION_NOT_SUPPORTED), ProviderError (OPERATION_TIMED_OUT), or what the
+        daemon answers to a hello.
         """
         current = self.current
         if current is not None and current.failure is None:
             return current
-        with self._opening:
+        opening = self._opening
+        until = None if timeout is None else monotonic() + timeout
+        if not opening.acquire(timeout=-1 if timeout is None else timeout + GRACE):
+            raise ProviderError(Status.OPERATION_TIMED_OUT)
+        try:
             current = self.current
             if current is not None:
                 if current.failure is None:
                     return current
                 current.close()
                 self.current = None
-            self.current = self._open(OPEN_TIMEOUT if timeout is None else min(timeout, OPEN_TIMEOUT))
+            left = OPEN_TIMEOUT if until is None else min(until - monotonic(), OPEN_TIMEOUT)
+            if left <= 0:
+                raise ProviderError(Status.OPERATION_TIMED_OUT)
+            self.current = self._open(left)
             return self.current
+        finally:
+            opening.release()
 
     def close(self) -> None:
         """Close the connection, if any; the next call opens another."""

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 
 from hsmbridge.client import CryptoStack, GenerateKeyParams, KeyOperationPermission
 from hsmbridge.client import connection as connection_module
+from hsmbridge.client import shared as shared_module
 from hsmbridge.core import messages as m
 from hsmbridge.errors import ConnectionLost, HsmBridgeError, ProviderError, Status
 from tests.unit.client.echo_daemon import EchoDaemon, Peer, let_wait, signature_of
@@ -150,6 +152,19 @@ def test_a_follower_gives_up_at_its_own_deadline(
     peer.answer(peer.held[0], m.SignReply(b"led", 1))
     leader.join(10)
     assert results == [b"led"]
+
+
+def test_no_thread_waits_for_the_attempts_of_the_others_to_connect(
+    daemon: EchoDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "GRACE", 0.1)
+    monkeypatch.setattr(shared_module, "GRACE", 0.1)
+    daemon.answers[m.HelloRequest] = let_wait
+    with CryptoStack(daemon.path, timeout=0.5) as stack, ThreadPoolExecutor(30) as pool:
+        began = time.monotonic()
+        failures = [future.exception() for future in [pool.submit(stack.ping) for _ in range(30)]]
+    assert {type(failure) for failure in failures} == {ProviderError}
+    assert time.monotonic() - began < 9, "one after the other they would take eighteen seconds"
 
 
 def test_every_thread_learns_of_a_lost_connection(stack: CryptoStack, daemon: EchoDaemon) -> None:
