@@ -8,7 +8,7 @@ from hsmbridge.cli.certificate_access import access_commands
 from hsmbridge.cli.certificate_output import certificate_document, print_certificate
 from hsmbridge.cli.files import read_input, write_output
 from hsmbridge.cli.options import Client, client_options, in_option, out_option
-from hsmbridge.cli.output import print_json, print_line, print_table, timestamp
+from hsmbridge.cli.output import print_json, print_line, print_list, print_removed, timestamp
 from hsmbridge.client import CertificatePurpose, ResourceKind, RevocationCheck
 from hsmbridge.client.key_formats.certificates import certificate_pem
 from hsmbridge.core.certificates import CERTIFICATE_MAX, CHAIN_MAX
@@ -52,12 +52,12 @@ def list_(client: Client, namespace: str) -> None:
     """List the certificates that you may see."""
     with client.stack() as stack:
         found = stack.list_certificates(namespace)
-    if client.as_json:
-        print_json([certificate_document(one) for one in found])
-        return
-    print_table(
-        ("NAME", "SUBJECT", "VALID UNTIL", "KEY SLOT"),
-        [(one.name, one.chain[0].subject, timestamp(one.chain[0].not_after), one.slot) for one in found],
+    print_list(
+        found,
+        as_json=client.as_json,
+        document=certificate_document,
+        headings=("NAME", "SUBJECT", "VALID UNTIL", "KEY SLOT"),
+        row=lambda one: (one.name, one.chain[0].subject, timestamp(one.chain[0].not_after), one.slot),
     )
 
 
@@ -100,10 +100,7 @@ def remove(client: Client, name: str) -> None:
     """Remove a certificate; the key that it is for stays."""
     with client.stack() as stack:
         stack.remove_certificate(name)
-    if client.as_json:
-        print_json({"name": name, "removed": True})
-    else:
-        print_line(f"removed certificate {name}")
+    print_removed("certificate", name, as_json=client.as_json)
 
 
 @cert.command()

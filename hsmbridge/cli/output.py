@@ -6,10 +6,13 @@ shown without control characters, which could tell a terminal anything.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+_T = TypeVar("_T")
 
 
 def print_json(document: Json) -> None:
@@ -29,6 +32,29 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         _print_rich(headings, cells)
     else:
         _print_columns([list(headings), *cells])
+
+
+def print_list(
+    found: Iterable[_T],
+    *,
+    as_json: bool,
+    document: Callable[[_T], Json],
+    headings: Sequence[str],
+    row: Callable[[_T], Sequence[str]],
+) -> None:
+    """What was found: a JSON list of documents, or a table."""
+    if as_json:
+        print_json([document(one) for one in found])
+    else:
+        print_table(headings, [row(one) for one in found])
+
+
+def print_removed(what: str, name: str, *, as_json: bool) -> None:
+    """Say that something is gone."""
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        print_line(f"removed {what} {name}")
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

@@ -6,7 +6,7 @@ import click
 
 from hsmbridge.cli.files import write_output
 from hsmbridge.cli.options import Client, client_options
-from hsmbridge.cli.output import print_json, print_line, print_table
+from hsmbridge.cli.output import print_json, print_line, print_list
 from hsmbridge.cli.principals import principal_of
 from hsmbridge.cli.slot_keys import adopt, attest, export, import_
 from hsmbridge.cli.slot_output import listed, only_provider, print_slot, public_key_of, slot_document, slot_row
@@ -83,10 +83,8 @@ def list_(client: Client, namespace: str) -> None:
     """List the slots that you may see."""
     with client.stack() as stack:
         found = stack.list_slots(namespace)
-    if client.as_json:
-        print_json([slot_document(one) for one in found])
-        return
-    print_table(("NAME", "KEY TYPE", "PERMISSIONS", "VERSIONS", "WHERE"), [slot_row(one) for one in found])
+    headings = ("NAME", "KEY TYPE", "PERMISSIONS", "VERSIONS", "WHERE")
+    print_list(found, as_json=client.as_json, document=slot_document, headings=headings, row=slot_row)
 
 
 @slot.command()

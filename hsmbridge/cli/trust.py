@@ -6,8 +6,8 @@ from hsmbridge.cli.certificate_access import access_commands
 from hsmbridge.cli.certificate_output import crl_document, print_crl, print_trust_store, trust_document
 from hsmbridge.cli.files import decode_hex, read_input, write_output
 from hsmbridge.cli.options import Client, client_options, in_option, out_option
-from hsmbridge.cli.output import print_json, print_line, print_table, timestamp
-from hsmbridge.client import ResourceKind
+from hsmbridge.cli.output import print_json, print_list, print_removed, timestamp
+from hsmbridge.client import CrlInfo, ResourceKind
 from hsmbridge.client.key_formats.certificates import crl_pem
 from hsmbridge.core.certificates import ANCHORS_BYTES_MAX, CRL_MAX
 
@@ -57,13 +57,13 @@ def list_(client: Client, namespace: str) -> None:
     """List the trust stores that you may see."""
     with client.stack() as stack:
         found = stack.list_trust_stores(namespace)
-    if client.as_json:
-        print_json([trust_document(one) for one in found])
-    else:
-        print_table(
-            ("NAME", "ANCHORS", "CHANGED"),
-            [(one.name, f"{len(one.anchors)}", timestamp(one.changed)) for one in found],
-        )
+    print_list(
+        found,
+        as_json=client.as_json,
+        document=trust_document,
+        headings=("NAME", "ANCHORS", "CHANGED"),
+        row=lambda one: (one.name, f"{len(one.anchors)}", timestamp(one.changed)),
+    )
 
 
 @trust.command()
@@ -84,7 +84,11 @@ def remove(client: Client, name: str, anchors: tuple[str, ...]) -> None:
             print_trust_store(client, stack.remove_anchors(name, fingerprints))
             return
         stack.remove_trust_store(name)
-    _removed(client, "trust store", name)
+    print_removed("trust store", name, as_json=client.as_json)
+
+
+def _crl_row(found: CrlInfo) -> tuple[str, ...]:
+    return found.name, found.issuer, timestamp(found.next_update) if found.next_update else "", f"{found.revoked}"
 
 
 @click.group(context_settings=_HELP)
@@ -119,16 +123,13 @@ def list_crls(client: Client, namespace: str) -> None:
     """List the CRLs that you may see."""
     with client.stack() as stack:
         found = stack.list_crls(namespace)
-    if client.as_json:
-        print_json([crl_document(one) for one in found])
-    else:
-        print_table(
-            ("NAME", "ISSUER", "NEXT UPDATE", "REVOKED"),
-            [
-                (one.name, one.issuer, timestamp(one.next_update) if one.next_update else "", f"{one.revoked}")
-                for one in found
-            ],
-        )
+    print_list(
+        found,
+        as_json=client.as_json,
+        document=crl_document,
+        headings=("NAME", "ISSUER", "NEXT UPDATE", "REVOKED"),
+        row=_crl_row,
+    )
 
 
 @crl.command(name="export")
@@ -153,16 +154,9 @@ def remove_crl(client: Client, name: str) -> None:
     """Remove a CRL."""
     with client.stack() as stack:
         stack.remove_crl(name)
-    _removed(client, "CRL", name)
+    print_removed("CRL", name, as_json=client.as_json)
 
 
 for _group, _kind in ((trust, ResourceKind.VERIFICATION_TRUST_STORE), (crl, ResourceKind.CRL)):
     for _command in access_commands(_kind):
         _group.add_command(_command)
-
-
-def _removed(client: Client, what: str, name: str) -> None:
-    if client.as_json:
-        print_json({"name": name, "removed": True})
-    else:
-        print_line(f"removed {what} {name}")
