@@ -38,6 +38,10 @@ class CertificateRows:
             return self._verified(row, items, access)
         return None
 
+    def locked(self, record_id: bytes) -> CertificateRecord | None:
+        """The record of that id, locked against other writers. Raises StoreError (STORE_TAMPERED)."""
+        return self.one(_certificates.c.id == record_id, lock=True)
+
     def select(self, condition: sa.ColumnElement[bool]) -> Iterator[CertificateRecord | tuple[str, str]]:
         """The records of a condition; in the place of one that was tampered with, its kind and name."""
         for row, items, access in self._rows(condition):
@@ -57,11 +61,11 @@ class CertificateRows:
         self._connection.execute(sa.insert(_certificates).values(**row))
         self._insert_parts(items, access)
 
-    def update(self, record: CertificateRecord) -> None:
+    def update(self, before: CertificateRecord, after: CertificateRecord) -> None:
         """Write a record anew."""
-        row, items, access = self._rows_of(record)
-        self._connection.execute(sa.update(_certificates).where(_certificates.c.id == record.id).values(**row))
-        self._delete_parts(record.id)
+        row, items, access = self._rows_of(after)
+        self._connection.execute(sa.update(_certificates).where(_certificates.c.id == before.id).values(**row))
+        self._delete_parts(before.id)
         self._insert_parts(items, access)
 
     def delete(self, record: CertificateRecord) -> None:

@@ -6,7 +6,6 @@ is one that goes back behind what this process has seen of it.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -23,6 +22,7 @@ from hsmbridge.storage.certificate_records import (
 from hsmbridge.storage.certificate_rows import CertificateRows
 from hsmbridge.storage.changes import ChangeCounter
 from hsmbridge.storage.database import Database
+from hsmbridge.storage.revisions import Revisions
 
 Decide = Callable[[CertificateRecord], CertificateRecord | None]
 """A change: the record as it is to be; the same object for no change; None to remove it."""
@@ -39,23 +39,20 @@ class CertificateStore:
     def __init__(self, database: Database, authenticator: RowAuthenticator, changes: ChangeCounter) -> None:
         self._database = database
         self._authenticator = authenticator
-        self._changes = changes
-        self._seen: dict[CertificateId, int] = {}
+        self._revisions = Revisions[CertificateRecord](
+            database,
+            changes,
+            lambda connection: CertificateRows(connection, authenticator),
+            _check_change,
+            lambda record: tampered(str(record.name), record.kind.value),
+        )
 
     def find(self, kind: CertificateKind, name: QualifiedName) -> CertificateRecord | None:
         """The record of that kind and name. Raises StoreError (STORE_TAMPERED, STORE_UNAVAILABLE)."""
         condition = (
             (_table.c.kind == kind.value) & (_table.c.namespace == name.namespace) & (_table.c.name == name.name)
         )
-        record = self._read(condition)
-        if record is not None and self._went_back(record):
-            # It may be older than one that another thread has just committed, but not when it is read again.
-            record = self._read(condition)
-            if record is not None and self._went_back(record):
-                raise tampered(str(record.name), kind.value)
-        if record is not None:
-            self._remember(record)
-        return record
+        return self._revisions.read(lambda: self._read(condition))
 
     def list_records(
         self, kind: CertificateKind | None = None, namespace: str = "", principal: str = ""
@@ -85,7 +82,7 @@ class CertificateStore:
                 else:
                     refused.append(found)
         for record in tuple(records):
-            if self._went_back(record):
+            if self._revisions.went_back(record):
                 records.remove(record)
                 self._list_again(record, records, refused)
         records.sort(key=lambda record: (record.kind, record.name))
@@ -113,7 +110,7 @@ class CertificateStore:
                 Status.RESOURCE_EXISTS,
                 f"There is a {record.kind} {record.name} already; choose another name or remove it.",
             ) from taken
-        self._committed(record)
+        self._revisions.committed(record)
         return record
 
     def change(self, certificate_id: CertificateId, decide: Decide) -> CertificateRecord | None:
@@ -124,25 +121,7 @@ class CertificateStore:
         Raises:
             StoreError: STORE_TAMPERED, STORE_UNAVAILABLE.
         """
-        floor = self._seen.get(certificate_id, 0)
-        with self._database.writing() as connection:
-            rows = CertificateRows(connection, self._authenticator)
-            before = rows.one(_table.c.id == certificate_id, lock=True)
-            if before is None:
-                return None
-            if before.revision < floor:
-                raise tampered(str(before.name), before.kind.value)
-            after = decide(before)
-            if after is before:
-                return before
-            if after is None:
-                rows.delete(before)
-            else:
-                after = replace(after, revision=before.revision + 1)
-                _check_change(before, after)
-                rows.update(after)
-        self._committed(after or before)
-        return after
+        return self._revisions.change(certificate_id, decide)
 
     def _read(self, condition: sa.ColumnElement[bool]) -> CertificateRecord | None:
         with self._database.reading() as connection:
@@ -158,16 +137,6 @@ class CertificateStore:
         else:
             if newer is not None:
                 records.append(newer)
-
-    def _went_back(self, record: CertificateRecord) -> bool:
-        return record.revision < self._seen.get(record.id, 0)
-
-    def _remember(self, record: CertificateRecord) -> None:
-        self._seen[record.id] = max(record.revision, self._seen.get(record.id, 0))
-
-    def _committed(self, record: CertificateRecord) -> None:
-        self._remember(record)
-        self._changes.bump()
 
 
 def _check_change(before: CertificateRecord, after: CertificateRecord) -> None:

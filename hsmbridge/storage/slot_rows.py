@@ -52,9 +52,13 @@ class SlotRows:
         """The slot of that name that is not destroyed. Raises StoreError (STORE_TAMPERED)."""
         return self._one(_WHOLE_BY_NAME, {"namespace": name.namespace, "name": name.name})
 
-    def get(self, slot_id: SlotId, *, lock: bool = False) -> SlotRecord | None:
-        """The slot of that id, locked against other writers if asked. Raises StoreError (STORE_TAMPERED)."""
-        return self._one(_LOCKED_BY_ID if lock else _WHOLE_BY_ID, {"id": slot_id})
+    def get(self, slot_id: SlotId) -> SlotRecord | None:
+        """The slot of that id. Raises StoreError (STORE_TAMPERED)."""
+        return self._one(_WHOLE_BY_ID, {"id": slot_id})
+
+    def locked(self, record_id: bytes) -> SlotRecord | None:
+        """The slot of that id, locked against other writers. Raises StoreError (STORE_TAMPERED)."""
+        return self._one(_LOCKED_BY_ID, {"id": record_id})
 
     def revision_of(self, name: QualifiedName) -> tuple[SlotId, int] | None:
         """Id and revision of the slot of that name, not authenticated: good for telling that it changed."""

@@ -9,7 +9,6 @@ A slot whose MAC does not fit is refused, and so is one that goes back behind wh
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -27,6 +26,7 @@ from hsmbridge.storage.master import MasterKey
 from hsmbridge.storage.owners import Owners
 from hsmbridge.storage.pins import PinStore
 from hsmbridge.storage.records import Durability, SlotId, SlotListing, SlotRecord, Unfinished
+from hsmbridge.storage.revisions import Revisions
 from hsmbridge.storage.slot_rows import LIVE, SlotRows
 
 Decide = Callable[[SlotRecord], SlotRecord | None]
@@ -53,7 +53,13 @@ class Store:
         self._authenticator = master.authenticator()
         self._owners = owners
         self._durable_nonces = durability is Durability.POWER_LOSS
-        self._seen: dict[SlotId, int] = {}
+        self._slots = Revisions[SlotRecord](
+            database,
+            changes,
+            lambda connection: SlotRows(connection, self._authenticator),
+            check_change,
+            lambda record: tampered(str(record.name)),
+        )
         self.changes = changes
         self.certificates = CertificateStore(database, self._authenticator, changes)
         self.pins = PinStore(database, self._authenticator, master.pin_key())
@@ -148,7 +154,7 @@ class Store:
             raise ResourceError(
                 Status.RESOURCE_EXISTS, f"There is a slot {record.name} already; choose another name or destroy it."
             ) from taken
-        self._committed(record)
+        self._slots.committed(record)
         return record
 
     def change(self, slot_id: SlotId, decide: Decide) -> SlotRecord | None:
@@ -159,25 +165,7 @@ class Store:
         Raises:
             StoreError: STORE_TAMPERED, STORE_UNAVAILABLE.
         """
-        floor = self._seen.get(slot_id, 0)
-        with self._database.writing() as connection:
-            rows = SlotRows(connection, self._authenticator)
-            before = rows.get(slot_id, lock=True)
-            if before is None:
-                return None
-            if before.revision < floor:
-                raise tampered(str(before.name))
-            after = decide(before)
-            if after is before:
-                return before
-            if after is None:
-                rows.delete(before)
-            else:
-                after = replace(after, revision=before.revision + 1)
-                check_change(before, after)
-                rows.update(before, after)
-        self._committed(after or before)
-        return after
+        return self._slots.change(slot_id, decide)
 
     # Nonces
 
@@ -207,15 +195,7 @@ class Store:
         self._owners.close()
 
     def _read(self, read: Callable[[SlotRows], SlotRecord | None]) -> SlotRecord | None:
-        # A record may be older than one that another thread has just committed, but not when it is read again.
-        record = self._read_once(read)
-        if record is not None and self._went_back(record):
-            record = self._read_once(read)
-            if record is not None and self._went_back(record):
-                raise tampered(str(record.name))
-        if record is not None:
-            self._remember(record)
-        return record
+        return self._slots.read(lambda: self._read_once(read))
 
     def _read_once(self, read: Callable[[SlotRows], SlotRecord | None]) -> SlotRecord | None:
         with self._database.reading() as connection:
@@ -229,7 +209,7 @@ class Store:
         for found in selected:
             if isinstance(found, str):
                 refused.append(found)
-            elif not self._went_back(found):
+            elif not self._slots.went_back(found):
                 records.append(found)
             else:
                 self._list_again(found, records, refused)
@@ -244,13 +224,3 @@ class Store:
         else:
             if newer is not None:
                 records.append(newer)
-
-    def _went_back(self, record: SlotRecord) -> bool:
-        return record.revision < self._seen.get(record.id, 0)
-
-    def _remember(self, record: SlotRecord) -> None:
-        self._seen[record.id] = max(record.revision, self._seen.get(record.id, 0))
-
-    def _committed(self, record: SlotRecord) -> None:
-        self._remember(record)
-        self.changes.bump()
