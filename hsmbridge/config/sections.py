@@ -118,9 +118,9 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
     max_bytes_per_principal: Annotated[
         ByteSize,
         Meta(
-            description="What one worker holds for one caller at a time, at least twice `max_frame`: requests that"
-            " come in or are under way, data that contexts hold back, shared memory. What would be more is refused"
-            " (`TOO_MANY_RESOURCES`). Requests of 4 KiB and less do not count."
+            description="What one worker holds for one caller at a time, at least twice `max_frame`: requests of"
+            " the native API that come in or are under way, data that contexts hold back, shared memory. What would be"
+            " more is refused (`TOO_MANY_RESOURCES`). Requests of 4 KiB and less do not count."
         ),
     ] = ByteSize(1 << 30)
     default_timeout: Annotated[
