@@ -68,11 +68,13 @@ def env(config_file: str | None, as_json: bool) -> None:
     is_flag=True,
     help="Also lead there who loads p11-kit-client.so with no variable set: a link in your runtime directory.",
 )
-def install(config_file: str | None, system: bool | None, default_address: bool) -> None:
+@click.option("--trust", is_flag=True, help="Have p11-kit believe the anchors that the daemon shows (trust_stores).")
+def install(config_file: str | None, system: bool | None, default_address: bool, trust: bool) -> None:
     """Write a module file, so that all applications that use p11-kit find the daemon without any variable."""
     address = _address(config_file)
     path = _module_file(system)
-    _write(path, f"{_MARK}\nremote: {address}\n")
+    policy = "trust-policy: yes\n" if trust else ""
+    _write(path, f"{_MARK}\nremote: {address}\n{policy}")
     print_line(f"{path}: written")
     if default_address:
         link = _default_address()

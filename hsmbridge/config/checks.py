@@ -58,6 +58,21 @@ def _check_p11kit(config: Config) -> Iterator[Problem]:
         yield "frontends.p11kit", "login", "say where the PIN is: pin_file"
     if section.login != "pin" and section.pin_file is not None:
         yield "frontends.p11kit", "pin_file", 'it is only read where login = "pin"'
+    for name in section.trust_stores:
+        if not _is_qualified(name):
+            yield (
+                "frontends.p11kit",
+                "trust_stores",
+                f'"{name}" is no NAMESPACE/NAME; a daemon has no namespace of its own',
+            )
+
+
+def _is_qualified(name: str) -> bool:
+    namespace, _, rest = name.partition("/")
+    try:
+        return bool(check_name(namespace, "namespace") and check_name(rest))
+    except HsmBridgeError:
+        return False
 
 
 def _check_ssh_agent(config: Config) -> Iterator[Problem]:

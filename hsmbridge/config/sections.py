@@ -311,6 +311,13 @@ class P11KitSection(_Section, frozen=True, kw_only=True):
         ),
     ] = "none"
     pin_file: Annotated[Path | None, Meta(description="A file that holds that PIN; only its owner may read it.")] = None
+    trust_stores: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Trust stores, as NAMESPACE/NAME, whose anchors are on every token as trusted certificates, for"
+            " those who may see the store."
+        ),
+    ] = ()
 
 
 class SshAgentSection(_Section, frozen=True, kw_only=True):

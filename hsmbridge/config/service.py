@@ -50,6 +50,7 @@ def _p11kit_spec(config: Config) -> P11KitSpec | None:
         tokens=section.tokens,
         templates=section.templates,
         login=section.login,
+        trust_stores=section.trust_stores,
         pin=read_p11kit_pin(section),
     )
 

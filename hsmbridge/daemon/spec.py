@@ -42,6 +42,7 @@ class P11KitSpec(msgspec.Struct, frozen=True, kw_only=True):
     tokens: str
     templates: str
     login: str
+    trust_stores: tuple[str, ...] = ()
     pin: bytes = b""
 
     def __repr__(self) -> str:

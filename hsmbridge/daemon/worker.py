@@ -362,6 +362,7 @@ def _p11kit_settings(spec: WorkerSpec) -> P11KitSettings | None:
         templates=TemplatePolicy(told.templates),
         login=LoginPolicy(told.login),
         pin=told.pin,
+        trust_stores=told.trust_stores,
         version=spec.version,
         max_data=spec.max_frame,
         max_connections=spec.max_connections,

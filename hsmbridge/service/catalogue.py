@@ -37,8 +37,13 @@ class Entry:
     def keeps_elsewhere(self) -> bool:
         """Whether its keys are anywhere but in files; one that was never there is known by its scheme."""
         if self.description is None:
-            return self.scheme not in SEALED_SCHEMES
+            return is_device(self.scheme)
         return self.description.protection is not Protection.FILE
+
+
+def is_device(scheme: str) -> bool:
+    """Whether providers of a scheme keep their keys themselves, and not sealed in the store."""
+    return scheme not in SEALED_SCHEMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,9 @@ def test_a_module_file_leads_every_p11_kit_application_here(service: Service, ho
     hsmbridge(service, "install", "--user", environment=home)
     file = Path(home["XDG_CONFIG_HOME"]) / "pkcs11" / "modules" / "hsmbridge.module"
     assert f"remote: unix:path={service.socket}\n" in file.read_text()
+    assert "trust-policy" not in file.read_text()
+    hsmbridge(service, "install", "--user", "--trust", environment=home)
+    assert "\ntrust-policy: yes\n" in file.read_text()
     hsmbridge(service, "uninstall", "--user", environment=home)
     assert not file.exists()
 

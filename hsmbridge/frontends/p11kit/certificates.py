@@ -21,8 +21,9 @@ from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.wire.p11kit_attributes import AttributeValue
 
 _X509: Final = 0
-_UNSPECIFIED: Final = 0
-"""CK_CERTIFICATE_CATEGORY_UNSPECIFIED."""
+UNSPECIFIED: Final = 0
+AUTHORITY: Final = 2
+"""CK_CERTIFICATE_CATEGORY_*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class CertificateObject:
     id: bytes
     certificate: bytes
     administered: bool
+    trusted: bool = False
+    category: int = UNSPECIFIED
     kind: Cko = Cko.CERTIFICATE
     session: int = 0
 
@@ -86,8 +89,8 @@ class CertificateObject:
             Cka.LABEL: self.label,
             Cka.ID: self.id,
             Cka.CERTIFICATE_TYPE: _X509,
-            Cka.CERTIFICATE_CATEGORY: _UNSPECIFIED,
-            Cka.TRUSTED: 0,
+            Cka.CERTIFICATE_CATEGORY: self.category,
+            Cka.TRUSTED: int(self.trusted),
             Cka.CHECK_VALUE: hashlib.sha1(self.certificate, usedforsecurity=False).digest()[:3],
             Cka.START_DATE: b"",
             Cka.END_DATE: b"",

@@ -5,13 +5,14 @@ stamp of the store stays the same, and for a second at the most, as the service 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, Status
 from hsmbridge.frontends.asking import Asking, ask
+from hsmbridge.frontends.p11kit.anchors import anchor_objects
 from hsmbridge.frontends.p11kit.certificates import CertificateObject, certificate_object
-from hsmbridge.frontends.p11kit.numbers import Cka, Cko
+from hsmbridge.frontends.p11kit.numbers import Cka
 from hsmbridge.frontends.p11kit.objects import KeyObject, PkcsObject, matches, objects_of
 from hsmbridge.frontends.p11kit.settings import TokenView
 from hsmbridge.frontends.p11kit.tokens import Token, tokens_of
@@ -51,14 +52,37 @@ class Listing:
         return [one for one in among if matches(one, template, offered)]
 
 
+class _Anchors(NamedTuple):
+    """The objects of a trust store, as of a generation of it."""
+
+    created: float
+    generation: int
+    objects: tuple[PkcsObject, ...]
+
+
 class Directory:
     """Tokens and listings."""
 
-    def __init__(self, view: TokenView, stamp: Callable[[], bytes], clock: Callable[[], float]) -> None:
-        """Args: how providers are shown, a value that differs after any change of the store, and a clock (seconds)."""
+    def __init__(
+        self,
+        view: TokenView,
+        stamp: Callable[[], bytes],
+        clock: Callable[[], float],
+        trust_stores: Sequence[str] = (),
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            view: how providers are shown.
+            stamp: a value that differs after any change of the store.
+            clock: in seconds.
+            trust_stores: NAMESPACE/NAME of those whose anchors are shown to whom may see them.
+        """
         self.stamp = stamp
         self._view = view
         self._clock = clock
+        self._trust_stores = trust_stores
+        self._anchors: dict[str, _Anchors] = {}
         self._listings: dict[str, Listing] = {}
         self._ders: dict[tuple[str, float, int], bytes] = {}
         self._tokens: tuple[Token, ...] = ()
@@ -81,7 +105,8 @@ class Directory:
         reply = yield from ask(m.SlotListRequest(), m.SlotListReply)
         keys = [one for slot in reply.slots for one in objects_of(slot, principal)]
         certificates = yield from self._certificates(keys, principal)
-        objects: list[PkcsObject] = [*keys, *certificates]
+        anchors = yield from self._trusted()
+        objects: list[PkcsObject] = [*keys, *certificates, *anchors]
         listing = Listing(objects, stamp, now + MAX_AGE)
         self._listings.pop(principal, None)
         if len(self._listings) >= _PRINCIPALS:
@@ -117,9 +142,24 @@ class Directory:
             der = self._ders[known] = info.chain[0].certificate
         return certificate_object(info, der, principal, keys)
 
+    def _trusted(self) -> Asking[list[PkcsObject]]:
+        found: list[PkcsObject] = []
+        for name in self._trust_stores:
+            try:
+                info = yield from ask(m.TrustShowRequest(name), m.TrustInfo)
+            except HsmBridgeError as failure:
+                if failure.status is Status.RESOURCE_NOT_FOUND:
+                    continue
+                raise
+            known = self._anchors.get(name)
+            if known is None or (known.created, known.generation) != (info.created, info.generation):
+                known = self._anchors[name] = _Anchors(info.created, info.generation, tuple(anchor_objects(info)))
+            found += known.objects
+        return found
+
     def again(self, one: PkcsObject, principal: str) -> Asking[PkcsObject | None]:
         """An object as it is now, or None where it is gone."""
-        if one.kind is Cko.CERTIFICATE:
+        if not one.origin.slot:
             listing = yield from self.listing(principal)
             found = (other for other in listing.objects if other.kind is one.kind and other.origin == one.origin)
             return next(found, None)

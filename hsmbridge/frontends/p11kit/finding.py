@@ -11,7 +11,7 @@ from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.frontends.p11kit.state import Active, Application
 from hsmbridge.wire.p11kit_attributes import Attribute, AttributeKind, AttributeRoom, kind_of, memory_size
 
-_CLASSES: Final = frozenset((Cko.PUBLIC_KEY, Cko.PRIVATE_KEY, Cko.SECRET_KEY, Cko.CERTIFICATE))
+_CLASSES: Final = frozenset(set(Cko) - {Cko.DATA})
 _FOUND_MAX: Final = 1024
 """Handles in one reply of C_FindObjects."""
 

@@ -57,7 +57,7 @@ class P11KitFrontEnd(Admission[P11KitConnection]):
         self.dispatcher = dispatcher
         self.runner = runner
         self.settings = settings
-        self.directory = Directory(settings.tokens, stamp, loop.time)
+        self.directory = Directory(settings.tokens, stamp, loop.time, settings.trust_stores)
         self.watch_deadlines = watch_deadlines
         self.turns = turns
         self.thread = threading.get_ident()

@@ -17,6 +17,7 @@ from hsmbridge.core.params import (
 )
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.frontends.asking import Answer, Asking, ask
+from hsmbridge.frontends.p11kit.certificates import CertificateObject
 from hsmbridge.frontends.p11kit.material import given_key
 from hsmbridge.frontends.p11kit.new_certificates import NewCertificates
 from hsmbridge.frontends.p11kit.new_keys import NewKeys
@@ -137,6 +138,8 @@ class Making:
         if one.on_token and not session.writes:
             raise Refused(Ckr.SESSION_READ_ONLY)
         if not isinstance(one, KeyObject):
+            if not isinstance(one, CertificateObject) or one.trusted:
+                raise Refused(Ckr.ACTION_PROHIBITED)
             yield from ask(m.CertRemoveRequest(one.origin.certificate), m.Empty)
             application.forget(one.origin)
             application.bury(object_handle)

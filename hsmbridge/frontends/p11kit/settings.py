@@ -39,6 +39,7 @@ class P11KitSettings:
     Attributes:
         tokens, templates, login: see each.
         pin: the PIN, where all give the same. Never shown.
+        trust_stores: whose anchors are shown as trusted certificates.
         version: of the daemon.
         max_data: the most data of one call, and what a multi-part operation may collect.
         max_connections, max_connections_per_principal, max_in_flight: as of the native front end.
@@ -50,6 +51,7 @@ class P11KitSettings:
     templates: TemplatePolicy
     login: LoginPolicy
     pin: bytes
+    trust_stores: tuple[str, ...] = ()
     version: str
     max_data: int
     max_connections: int

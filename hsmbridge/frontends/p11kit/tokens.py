@@ -10,6 +10,7 @@ from hsmbridge.core.calls import Claim
 from hsmbridge.core.key_types import KEY_TYPES, Family
 from hsmbridge.frontends.p11kit.numbers import HASH_OF, Ckm, MechanismFlag
 from hsmbridge.frontends.p11kit.settings import TokenView
+from hsmbridge.service.catalogue import is_device
 
 F = MechanismFlag
 
@@ -63,7 +64,7 @@ class Token:
         providers: those behind it, in the order of the configuration.
         label, manufacturer, model, serial: of CK_TOKEN_INFO.
         firmware: of the device, or "".
-        hardware: whether the keys are kept by a device.
+        hardware: whether all keys are kept by devices.
         present: whether any of its providers can be used.
         mechanisms: what is offered, whatever the client can use of it.
         names: of the providers.
@@ -118,7 +119,7 @@ def _token(number: int, name: str, providers: Sequence[m.ProviderInfo], label: s
         model=(identity.model if identity else "") or (providers[0].scheme if len(providers) == 1 else "merged"),
         serial=(identity.serial if identity else "") or str(number),
         firmware=identity.firmware if identity else "",
-        hardware=any(one.scheme != "software" for one in providers),
+        hardware=all(is_device(one.scheme) for one in providers),
         present=bool(usable),
         mechanisms=_mechanisms(usable),
         names=frozenset(one.name for one in providers),

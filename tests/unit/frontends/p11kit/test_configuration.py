@@ -55,6 +55,8 @@ def test_a_pin_that_others_can_read_is_not_taken(tmp_path: Path) -> None:
         ('[frontends.p11kit]\ntokens = "one"', 'one of "merged", "providers"'),
         ('[frontends.p11kit]\nlogin = "pin"', "say where the PIN is"),
         ('[frontends.p11kit]\npin_file = "pin"', "only read where login"),
+        ('[frontends.p11kit]\ntrust_stores = ["web"]', "is no NAMESPACE/NAME"),
+        ('[frontends.p11kit]\ntrust_stores = ["a/b/c"]', "is no NAMESPACE/NAME"),
         ('[frontends.p11kit]\nsocket = "/run/hb/hsmbridge.sock"', "the native front end listens there"),
         (f'[frontends.p11kit]\nsocket = "/{"x" * 120}"', "the kernel takes"),
         ("frontends = 1", "group of sections"),
