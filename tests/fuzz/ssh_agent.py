@@ -1,12 +1,20 @@
-"""The messages of the SSH agent protocol, in pieces, and the bindings of sessions in them."""
+"""The messages of the SSH agent protocol, in pieces, the bindings of sessions in them, and certificates of users."""
 
+import base64
 import struct
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    SSHCertificateBuilder,
+    SSHCertificateType,
+)
 
-from hsmbridge.core.errors import WireError
+from hsmbridge.core.errors import Status, WireError
+from hsmbridge.frontends.ssh_agent import certificates
+from hsmbridge.frontends.ssh_agent.certificates import UserCertificate
 from hsmbridge.frontends.ssh_agent.sessions import Sessions
 from hsmbridge.wire.ssh_agent import (
     LENGTH_SIZE,
@@ -48,6 +56,27 @@ def read_binding(data: bytes) -> bool:
     return bound
 
 
+def read_certificate(data: bytes) -> UserCertificate:
+    """A certificate that a slot keeps."""
+    try:
+        return certificates.read_certificate(data)
+    except ValueError as problem:
+        raise WireError(Status.MALFORMED_FRAME, str(problem)) from problem
+
+
+def _certificates() -> list[bytes]:
+    found = []
+    for authority in (
+        ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32))),
+        ec.derive_private_key(7, ec.SECP256R1()),
+    ):
+        builder = SSHCertificateBuilder().public_key(authority.public_key()).type(SSHCertificateType.USER)
+        builder = builder.key_id(b"me").serial(1).valid_principals([b"me"]).valid_after(0).valid_before(9)
+        builder = builder.add_critical_option(b"force-command", b"true").add_extension(b"permit-pty", b"")
+        found.append(base64.b64decode(builder.sign(authority).public_bytes().split(b" ")[1]))
+    return found
+
+
 def _bindings() -> list[bytes]:
     found = []
     for key in (
@@ -68,8 +97,6 @@ def _bindings() -> list[bytes]:
 
 
 def _blob(key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
-    import base64
-
     return base64.b64decode(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split()[1])
 
 
@@ -88,5 +115,6 @@ TARGET = Target(
             "stream", read_stream, [uncut(string(one)) for one in _MESSAGES] + [uncut(b"".join(map(string, _MESSAGES)))]
         ),
         Reader("binding", read_binding, _BINDINGS),
+        Reader("certificate", read_certificate, _certificates()),
     )
 )

@@ -420,3 +420,60 @@ def test_the_command_line_tells_the_way(service: SshService, tmp_path: Path) -> 
         "sh", "-c", command, service.lab.config, cwd=tmp_path, env={"SSH_AUTH_SOCK": "", "PYTHONPATH": str(Path.cwd())}
     )
     assert said.strip() == str(service.socket)
+
+
+# Certificates
+
+
+def certify(service: SshService, authority: str, key: str, user: str, folder: Path, *options: str) -> Path:
+    """A certificate of a key of the agent by another one."""
+    sign = ("ssh-keygen", "-q", "-U", "-s", f"{authority}.pub", "-I", "somebody", "-n", user, *options, f"{key}.pub")
+    service.does(*sign, cwd=folder)
+    return folder / f"{key}-cert.pub"
+
+
+def hsmbridge(service: SshService, *arguments: str | Path) -> tuple[str | Path, ...]:
+    return (sys.executable, "-m", "hsmbridge.cli", *arguments, "--socket", service.lab.socket)
+
+
+@pytest.mark.parametrize(
+    ("provider", "key_type"), [("software", "Ed25519"), ("softhsm", "RSA-2048"), ("tpm", "EC-P256")]
+)
+def test_a_slots_certificate_logs_in(
+    service: SshService, provider: str, key_type: str, name: str, tmp_path: Path
+) -> None:
+    service.make(f"{name}-ca", "Ed25519", "software", tmp_path)
+    plain = service.make(name, key_type, provider, tmp_path)
+    user = service.does("id", "-un", cwd=tmp_path).strip()
+    home = {"PYTHONPATH": str(Path.cwd())}
+    file = certify(service, f"{name}-ca", name, user, tmp_path)
+    said = service.does(*hsmbridge(service, "ssh-agent", "certificate", name, file), cwd=tmp_path, env=home)
+    assert f"certificate 'somebody' for {user}, valid without end" in said
+    certified = " ".join(file.read_text().split()[:2]) + f" {name}"
+    file.unlink()
+    listed = service.does("ssh-add", "-L", cwd=tmp_path).splitlines()
+    assert listed.index(certified) == listed.index(plain) - 1
+    with sshd(tmp_path, "", f"TrustedUserCAKeys {tmp_path / f'{name}-ca.pub'}") as port:
+        (tmp_path / "certified.pub").write_text(certified + "\n")
+        for options in ((), (*ONLY, "certified.pub")):
+            assert "logged in" in service.does(*ssh(port, *options), cwd=tmp_path)
+        # The file says which of the agent's identities: the key without the certificate is another.
+        assert "Permission denied" in service.fails(*ssh(port, *ONLY, f"{name}.pub"), cwd=tmp_path)
+        service.does(*hsmbridge(service, "ssh-agent", "certificate", name, "--remove"), cwd=tmp_path, env=home)
+        assert certified not in service.does("ssh-add", "-L", cwd=tmp_path).splitlines()
+        assert "Permission denied" in service.fails(*ssh(port, *ONLY, f"{name}.pub"), cwd=tmp_path)
+    destroy(service, name, f"{name}-ca")
+
+
+def test_a_certificate_of_another_key_is_not_kept(service: SshService, name: str, tmp_path: Path) -> None:
+    for slot in (name, f"{name}-2"):
+        service.make(slot, "Ed25519", "software", tmp_path)
+    home = {"PYTHONPATH": str(Path.cwd())}
+    file = certify(service, name, f"{name}-2", "me", tmp_path)
+    keep = ("ssh-agent", "certificate", name)
+    assert "is for another key" in service.fails(*hsmbridge(service, *keep, file), cwd=tmp_path, env=home)
+    host = certify(service, name, name, "me", tmp_path, "-h")
+    assert "a host's certificate" in service.fails(*hsmbridge(service, *keep, host), cwd=tmp_path, env=home)
+    assert "Give a file" in service.fails(*hsmbridge(service, *keep), cwd=tmp_path, env=home)
+    assert "cert-v01" not in service.does("ssh-add", "-L", cwd=tmp_path)
+    destroy(service, name, f"{name}-2")

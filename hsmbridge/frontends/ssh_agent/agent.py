@@ -13,7 +13,7 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.errors import HsmBridgeError, RequestError, Status
 from hsmbridge.frontends.asking import Asking, ask, nothing
 from hsmbridge.frontends.ssh_agent.algorithms import requested_way
-from hsmbridge.frontends.ssh_agent.identities import Identities
+from hsmbridge.frontends.ssh_agent.identities import AgentKey, Identities
 from hsmbridge.frontends.ssh_agent.sessions import Sessions
 from hsmbridge.wire.ssh_agent import (
     EXTENSION_FAILURE,
@@ -74,17 +74,17 @@ class Agent:
         if key is None:
             return self._refuse(request, "there is no such key")
         if not key.newest:
-            return self._refuse(request, "the key was replaced in its slot", key.slot)
+            return self._refuse(request, "the key was replaced in its slot", key)
         way = requested_way(key.row, request.flags)
         if way is None:
-            return self._refuse(request, "no such signature algorithm", key.slot)
+            return self._refuse(request, "no such signature algorithm", key)
         try:
             resolved = yield from ask(m.ResolveRequest(key.slot), m.ResolveReply)
             reply = yield from ask(m.SignRequest(resolved.resource, way.algorithm, request.data), m.SignReply)
         except HsmBridgeError as refused:
-            return self._refuse(request, refused.status.name, key.slot)
+            return self._refuse(request, refused.status.name, key)
         if reply.version != key.version:
-            return self._refuse(request, "the key was replaced in its slot meanwhile", key.slot)
+            return self._refuse(request, "the key was replaced in its slot meanwhile", key)
         try:
             return encode_signature(way.outward(reply.signature))
         except ValueError as problem:
@@ -102,9 +102,11 @@ class Agent:
     def _cut_off(self) -> bool:
         return self._sessions.forwarded and not self._forwarding
 
-    def _refuse(self, request: SignRequest, reason: str, slot: str = "") -> bytes:
+    def _refuse(self, request: SignRequest, reason: str, key: AgentKey | None = None) -> bytes:
         """A failure says nothing to the client, so the log does, with the fingerprint that `ssh-add -l` shows."""
-        digest = base64.b64encode(hashlib.sha256(request.key).digest()).decode().rstrip("=")
+        # Which is the key's for a certificate too.
+        blob, slot = (request.key, "") if key is None else (key.blob, key.slot)
+        digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
         _log.info(
             "a signature was refused", principal=self._principal, reason=reason, slot=slot, key=f"SHA256:{digest}"
         )

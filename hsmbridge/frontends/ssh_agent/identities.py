@@ -1,13 +1,16 @@
-"""The keys that a caller has in SSH, found among the slots that the service shows it.
+"""The keys that a caller has in SSH, and their certificates, found among the slots that the service shows it.
 
 Shared by all connections of this front end. What a principal sees is kept as long as the change stamp of the store
 stays the same, and for a second at the most, as the service itself does.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+
+import structlog
 
 from hsmbridge.core import messages as m
 from hsmbridge.core.identifiers import default_namespace
@@ -16,13 +19,17 @@ from hsmbridge.core.lifecycle import KeyVersionState
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.frontends.asking import Asking, ask
 from hsmbridge.frontends.ssh_agent.algorithms import public_key_blob, ways_of
+from hsmbridge.frontends.ssh_agent.certificates import ATTRIBUTE, UserCertificate, read_certificate
 from hsmbridge.wire.ssh_agent import Identity
+
+_log = structlog.get_logger(__name__)
 
 MAX_AGE: Final = 1.0
 """Seconds that something is believed although no change was announced."""
 
 _PRINCIPALS: Final = 256
 _BLOBS: Final = 4096
+_CERTIFICATES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class AgentKey:
         comment: what people call it.
         offered: the caller may sign with it, as far as one can see without trying.
         newest: the slot has no other version that signs, so that asking it cannot use another key.
+        certificate: that the slot keeps for this key, or None.
     """
 
     slot: str
@@ -46,6 +54,7 @@ class AgentKey:
     comment: str
     offered: bool
     newest: bool
+    certificate: UserCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +62,8 @@ class Listing:
     """What one principal sees.
 
     Attributes:
-        identities: what it may sign with, in the order of the slots.
-        keys: by public key, those that are only seen among them.
+        identities: what it may sign with, in the order of the slots; a certificate stands before its key.
+        keys: by public key and by certificate, those that are only seen among them.
     """
 
     identities: Sequence[Identity]
@@ -66,13 +75,28 @@ class Listing:
 class Identities:
     """The listings of all principals."""
 
-    def __init__(self, patterns: Sequence[str], stamp: Callable[[], bytes], clock: Callable[[], float]) -> None:
-        """Args: which slots are looked at, a value that differs after any change of the store, a clock (seconds)."""
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        stamp: Callable[[], bytes],
+        clock: Callable[[], float],
+        today: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare to list keys.
+
+        Args:
+            patterns: which slots are looked at; none is all.
+            stamp: a value that differs after any change of the store.
+            clock: seconds, never going back.
+            today: seconds since 1970, for certificates.
+        """
         self._patterns = tuple(patterns)
         self._stamp = stamp
         self._clock = clock
+        self._today = today
         self._listings: dict[str, Listing] = {}
         self._blobs: dict[bytes, bytes | None] = {}
+        self._certificates: dict[bytes, UserCertificate | None] = {}
 
     def listing(self, principal: str) -> Asking[Listing]:
         """What a principal sees now."""
@@ -96,8 +120,18 @@ class Identities:
                 known = keys.get(key.blob)
                 if known is None or (key.offered and not known.offered):
                     keys[key.blob] = key
-        identities = [Identity(key.blob, key.comment.encode()) for key in keys.values() if key.offered]
-        return Listing(identities, keys, stamp, until)
+        identities: list[Identity] = []
+        certified: dict[bytes, AgentKey] = {}
+        today = self._today()
+        for key in keys.values():
+            comment, certificate = key.comment.encode(), key.certificate
+            if certificate is not None and certificate.holds(today):
+                certified[certificate.blob] = key
+                if key.offered:
+                    identities.append(Identity(certificate.blob, comment))
+            if key.offered:
+                identities.append(Identity(key.blob, comment))
+        return Listing(identities, keys | certified, stamp, until)
 
     def _keys(self, slot: m.SlotInfo, principal: str) -> Iterator[AgentKey]:
         row = key_type(slot.key_type)
@@ -112,6 +146,7 @@ class Identities:
         signing = {version.number for version in slot.versions if version.state == KeyVersionState.ACTIVE}
         namespace, _, name = slot.name.rpartition("/")
         comment = name if namespace == default_namespace(principal) else slot.name
+        certificate = self._certificate(slot)
         for version in slot.versions:
             blob = self._blob(version.public_key)
             if blob is None:
@@ -119,7 +154,8 @@ class Identities:
             active = version.number in signing
             offered = active and granted and allowed and not version.unavailable and P.SIGN in P(version.permissions)
             newest = active or not signing
-            yield AgentKey(slot.name, version.number, row, blob, comment, offered, newest)
+            own = certificate if certificate is not None and certificate.key == blob else None
+            yield AgentKey(slot.name, version.number, row, blob, comment, offered, newest, own)
 
     def _is_wanted(self, name: str) -> bool:
         return not self._patterns or any(fnmatchcase(name, pattern) for pattern in self._patterns)
@@ -132,3 +168,17 @@ class Identities:
                 del self._blobs[next(iter(self._blobs))]
             self._blobs[spki] = public_key_blob(spki)
         return self._blobs[spki]
+
+    def _certificate(self, slot: m.SlotInfo) -> UserCertificate | None:
+        kept = slot.attributes.get(ATTRIBUTE)
+        if kept is None:
+            return None
+        if kept not in self._certificates:
+            if len(self._certificates) >= _CERTIFICATES:
+                del self._certificates[next(iter(self._certificates))]
+            try:
+                self._certificates[kept] = read_certificate(kept)
+            except ValueError as problem:
+                _log.warning("a slot's SSH certificate is not offered", slot=slot.name, reason=str(problem))
+                self._certificates[kept] = None
+        return self._certificates[kept]

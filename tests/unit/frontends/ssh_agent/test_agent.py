@@ -72,13 +72,15 @@ def slot(*versions: m.VersionInfo, name: str = "uid-7/login", may: P = P.SIGN, *
 class Service:
     """Slots that do not change unless told, and what was asked of them."""
 
-    def __init__(self, *slots: m.SlotInfo, patterns: Sequence[str] = (), forwarding: bool = True) -> None:
+    def __init__(
+        self, *slots: m.SlotInfo, patterns: Sequence[str] = (), forwarding: bool = True, today: float = 0.0
+    ) -> None:
         self.slots = list(slots)
         self.now = 100.0
         self.stamp = b"1"
         self.asked: list[msgspec.Struct] = []
         self.signs: Callable[[], m.SignReply] = lambda: m.SignReply(b"signature", 1)
-        identities = Identities(patterns, lambda: self.stamp, lambda: self.now)
+        identities = Identities(patterns, lambda: self.stamp, lambda: self.now, lambda: today)
         self.agent = Agent(ME, identities, forwarding=forwarding)
 
     def answer(self, request: RequestIdentities | SignRequest | ExtensionRequest | OtherRequest) -> bytes:
