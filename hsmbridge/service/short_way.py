@@ -132,10 +132,15 @@ class ShortWay:
         """Have a prepared call made; `done` takes the outcome, from any thread. False where its lane takes none now."""
 
         def ended(made: ProviderReply, failure: HsmBridgeError | None) -> None:
-            if failure is None:
-                done(prepared.reply(made), None)
-            else:
+            if failure is not None:
                 self._failed(session, request, prepared.plan.key, deadline, done, failure)
+                return
+            try:
+                reply = prepared.reply(made)
+            except HsmBridgeError as problem:  # a result that its target has no room for
+                done(None, problem)
+            else:
+                done(reply, None)
 
         try:
             self._runner.call(prepared.plan.lane, prepared.call, deadline, ended)
@@ -219,8 +224,8 @@ class ShortWay:
         def reply(made: ProviderReply) -> m.SharedEncryptReply:
             encrypted = cast(Encrypted, made)
             if encrypted.ciphertext:
-                target[:length] = encrypted.ciphertext
-            return m.SharedEncryptReply(version, encrypted.nonce, encrypted.tag, length)
+                memory.put(r.target, encrypted.ciphertext)
+            return m.SharedEncryptReply(version, encrypted.nonce, encrypted.tag, len(encrypted.ciphertext) or length)
 
         call = (
             EncryptInto(plan.handle, r.algorithm, nonce, plaintext, r.aad, target)

@@ -12,9 +12,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
+from hsmbridge.core.algorithms import Algorithm
+from hsmbridge.core.calls import Encrypted
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind, parse_slot_name
-from hsmbridge.core.operations import OPERATIONS
+from hsmbridge.core.operations import OPERATION_FOR, OPERATIONS
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy, Role
 from hsmbridge.keys.access import SlotEntry
@@ -362,6 +364,41 @@ def test_a_bad_range_of_shared_memory_is_refused_both_ways_and_spends_no_call(se
         assert refused(service, encryption) is Status.INVALID_ARGUMENT
     decryption = m.SharedDecryptRequest(key, GCM, bad, good, b"", bytes(12), bytes(16))
     assert refused(service, decryption) is Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("longer", [-1, 0, 1])
+def test_a_token_whose_ciphertext_has_another_length_harms_nobody(
+    service: Quiet, monkeypatch: pytest.MonkeyPatch, longer: int
+) -> None:
+    service.slot("web", "AES-256", SECRET, "plain")
+    key, memory = service.id("web"), _memory(service, ALICE)
+    service.ask(_shared_encryption(service, key, ALICE), m.SharedEncryptReply)
+    plain, real = service.providers["plain"], service.providers["plain"].encrypt
+
+    def encrypt(handle: int, row: Algorithm, nonce: bytes, plaintext: bytes, aad: bytes) -> Encrypted:
+        made = real(handle, row, nonce, plaintext, aad)
+        return Encrypted(made.nonce, (made.ciphertext + b"more")[: len(plaintext) + longer], made.tag)
+
+    monkeypatch.setattr(plain, "encrypt", encrypt)
+    lane = service.dispatcher._short_way._lanes.lane("plain")
+    monkeypatch.setattr(lane, "local", False)  # as a token in its own process
+    monkeypatch.setattr(lane, "inline", lambda _: False)
+    session, request = service.session(), _shared_encryption(service, key, ALICE)
+    prepared = service.dispatcher.at_once(session, request)
+    assert isinstance(prepared, Prepared)
+    behind = m.SharedRange(memory.buffer, 300, 100)
+    memory.put(behind, b"b" * 100)
+    outcomes: list[tuple[msgspec.Struct | None, HsmBridgeError | None]] = []
+    service.dispatcher.dispatch(
+        session, OPERATION_FOR[type(request)], request, None, lambda *outcome: outcomes.append(outcome), prepared
+    )
+    ((reply, failure),) = outcomes
+    if longer > 0:
+        assert failure is not None
+    else:
+        assert isinstance(reply, m.SharedEncryptReply)
+        assert reply.length == 100 + longer
+    assert memory.copy(behind) == b"b" * 100
 
 
 @pytest.mark.parametrize("target", [0, 1, 16, 100, 1999, 2000, 2001])
