@@ -14,6 +14,7 @@ from hsmbridge.client import KeyOperationPermission
 from hsmbridge.frontends.p11kit.numbers import Ckr, SessionState, TokenFlag
 from hsmbridge.lab.options import LabOptions
 from tests.interop.p11kit_client import MODULE, CkrError, Client, Service, ay, octets, start, u
+from tests.interop.test_p11kit_newer import CLIENTS, NewerService
 
 SO, USER, CONTEXT = 0, 1, 2
 SO_PIN, PIN = b"12345678", b"4711"
@@ -123,6 +124,14 @@ def test_pkcs11_tool_initialises_a_token_and_changes_its_pins(service: Service, 
     service.tool(*wrong[:-1], "87654321", cwd=tmp_path)
     assert "web.id-01" not in slots(service)
     assert "again" in service.tool("-L", cwd=tmp_path)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("suite", CLIENTS)
+def test_newer_clients_do_the_same(service: Service, suite: str, tmp_path: Path) -> None:
+    (tmp_path / "programs").mkdir()
+    newer = NewerService(service.lab, suite, tmp_path / "programs")
+    test_pkcs11_tool_initialises_a_token_and_changes_its_pins(newer, tmp_path)
 
 
 def test_gnutls_initialises_a_token(service: Service, tmp_path: Path) -> None:

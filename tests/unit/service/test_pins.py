@@ -1,8 +1,12 @@
 """PINs of PKCS#11 applications at the service: each caller's own tokens, wrong PINs, what operators may, the audit."""
 
+import time
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core import token_messages as t
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
@@ -11,7 +15,7 @@ from hsmbridge.core.policy import PinOwner, Role
 from hsmbridge.keys.pins import LOCKED_TIME, WRONG_PINS
 from tests.unit.service.pki import Authority
 from tests.unit.service.served import OPERATOR, Served
-from tests.unit.storage.opened import ALICE, BOB
+from tests.unit.storage.opened import ALICE, BOB, behind_its_back
 
 SO, USER = PinOwner.SO, PinOwner.USER
 TOKEN = "here"
@@ -165,8 +169,6 @@ def test_the_certificates_of_what_is_destroyed_go_with_it(ready: Served) -> None
 
 
 def test_what_cannot_be_destroyed_now_is_told_and_goes_later(ready: Served) -> None:
-    from hsmbridge.core import calls
-
     for name in ("one", "two"):
         ready.slot(name, "EC-P256", P.SIGN)
     ready.failures[calls.DestroyCall] = ProviderError(Status.PROVIDER_FAILED, "It does not answer.")
@@ -214,10 +216,8 @@ def test_no_pin_is_in_the_audit_or_shown_by_a_request(ready: Served) -> None:
         assert pin not in repr(t.TokenInitializeRequest(TOKEN, (), "", pin.encode()))
 
 
-def test_the_doctor_tells_operators_of_locked_pins(service: Served) -> None:
-    from time import time
-
-    service.time = time()
+def test_the_doctor_tells_operators_of_pins_that_are_locked_or_were_changed(service: Served, tmp_path: Path) -> None:
+    service.time = time.time()
     initialize(service)
     for _ in range(WRONG_PINS):
         refused(service, t.TokenLoginRequest(TOKEN, SO, b"wrong"))
@@ -228,3 +228,6 @@ def test_the_doctor_tells_operators_of_locked_pins(service: Served) -> None:
 
     assert told(OPERATOR) == ["warning"]
     assert told(ALICE) == []
+    with behind_its_back(tmp_path) as connection:
+        connection.execute("UPDATE pins SET so_wrong = 0")
+    assert told(OPERATOR) == ["error"]
