@@ -3,8 +3,8 @@
 A digest is scrypt (RFC 7914) of the PIN under a key of the store's, with salt and cost beside it. A PIN is short, so
 the key is what keeps who has a copy of the store from guessing it; the cost is for who has both.
 
-A wrong PIN counts before it is looked at, so that whatever happens meanwhile is no further try. The PINs guard against
-accidents of one's own programs, so a lock ends by itself.
+A wrong PIN counts before anybody is told that it is wrong, so that whatever happens meanwhile is no further try. The
+PINs guard against accidents of one's own programs, so a lock ends by itself.
 """
 
 import hmac
@@ -72,21 +72,9 @@ def _scrypt(pin: bytes, key: Secret, n: int, r: int, p: int, salt: bytes) -> byt
 # Changes of a record
 
 
-def counted(pins: TokenPins, owner: PinOwner, now: float, *, own: bool) -> TokenPins:
-    """One more wrong one, before it is looked at.
-
-    Args:
-        own: whether it is held against the principal's own, which must be set.
-
-    Raises:
-        ResourceError: RESOURCE_NOT_FOUND where there is none.
-        ProviderError: PIN_LOCKED.
-    """
+def counted(pins: TokenPins, owner: PinOwner, now: float) -> TokenPins:
+    """One more wrong one."""
     pin = pins.pin(owner)
-    if own and not pin.digest:
-        raise ResourceError(Status.RESOURCE_NOT_FOUND, "This PIN is not set.")
-    if is_locked(pin, now):
-        raise ProviderError(Status.PIN_LOCKED, "Too many wrong PINs were given; wait some minutes.")
     return pins.with_pin(owner, replace(pin, wrong=_counting(pin) + 1, until=now + LOCKED_TIME))
 
 
@@ -117,6 +105,23 @@ def wrong_pin() -> ProviderError:
 
 
 # Looking at a record
+
+
+def check_open(pins: TokenPins, owner: PinOwner, now: float, *, own: bool) -> None:
+    """That a PIN may be tried.
+
+    Args:
+        own: whether it is held against the principal's own, which must be set.
+
+    Raises:
+        ResourceError: RESOURCE_NOT_FOUND where there is none.
+        ProviderError: PIN_LOCKED.
+    """
+    pin = pins.pin(owner)
+    if own and not pin.digest:
+        raise ResourceError(Status.RESOURCE_NOT_FOUND, "This PIN is not set.")
+    if is_locked(pin, now):
+        raise ProviderError(Status.PIN_LOCKED, "Too many wrong PINs were given; wait some minutes.")
 
 
 def is_locked(pin: PinRecord, now: float) -> bool:

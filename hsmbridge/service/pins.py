@@ -7,7 +7,6 @@ PIN guards is the front end's to enforce.
 import hmac
 import time
 from collections.abc import Callable
-from functools import partial
 
 from hsmbridge.core import messages as m
 from hsmbridge.core import token_messages as t
@@ -108,17 +107,33 @@ class Pins:
     def _proven(
         self, session: Session, token: str, owner: PinOwner, pin: bytes, right: bytes = b""
     ) -> Steps[TokenPins]:
-        """The record whose PIN was given. Raises ProviderError (PIN_INCORRECT, PIN_LOCKED), ResourceError."""
-        key, now = self._store.pins.key, self._clock()
-        pins = yield from self._change(session, token, lambda pins: decisions.counted(pins, owner, now, own=not right))
-        if right:
-            fits = hmac.compare_digest(pin, right)
-        else:
-            fits = yield from work(lambda: decisions.pin_fits(pin, pins.pin(owner).digest, key))
+        """The record whose PIN was given. Raises ProviderError (PIN_INCORRECT, PIN_LOCKED), ResourceError.
+
+        What is found by looking is told to nobody before the count of wrong ones is written: neither a process that
+        ends, nor a store that cannot be written, nor others who try meanwhile give a further try.
+        """
+        principal, key, own = session.principal, self._store.pins.key, not right
+
+        def looked_at() -> tuple[TokenPins, bool]:
+            pins = self._store.pins.get(principal, token)
+            decisions.check_open(pins, owner, self._clock(), own=own)
+            return pins, decisions.pin_fits(pin, pins.pin(owner).digest, key) if own else hmac.compare_digest(
+                pin, right
+            )
+
+        known, fits = yield from (work(looked_at) if own else store(looked_at))
+
+        def judged(pins: TokenPins) -> TokenPins:
+            now = self._clock()  # not earlier than any change before, by whichever process
+            decisions.check_open(pins, owner, now, own=own)
+            decisions.unchanged(known, owner, pins)
+            return decisions.forgiven(pins, owner) if fits else decisions.counted(pins, owner, now)
+
+        # What a loss of power forgets of a right one is that the wrong ones before it do not count.
+        pins = yield from self._change(session, token, judged, durable=not fits)
         if not fits:
             raise decisions.wrong_pin()
-        # What a loss of power forgets of this is a right PIN that still counts as a wrong one.
-        return (yield from self._change(session, token, partial(decisions.forgiven, owner=owner), durable=False))
+        return pins
 
     def _change(self, session: Session, token: str, decide: Decide, *, durable: bool = True) -> Steps[TokenPins]:
         principal = session.principal

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -369,3 +372,26 @@ def test_initialising_again_destroys_what_was_made_there_and_nothing_else(servic
     assert not flags(client) & TokenFlag.USER_PIN_INITIALIZED
     labels = [client.call("C_GetTokenInfo", u(slot))[0].rstrip() for slot in (SOFTWARE, OTHER)]
     assert labels == [b"again", b"other"]
+
+
+def test_programs_that_log_in_at_once_do_not_lock_a_pin_and_have_no_further_tries(
+    service: Service, client: Client
+) -> None:
+    set_up(client)
+    with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        clients = [stack.enter_context(service.client()) for _ in range(8)]
+        sessions = [one.open(SOFTWARE) for one in clients]
+
+        def told(at: int, pin: bytes) -> str:
+            try:
+                login(clients[at], sessions[at], USER, pin)
+            except CkrError as refusal:
+                return str(refusal)
+            return ""
+
+        assert [*threads.map(told, range(8), repeat(PIN))] == [""] * 8
+        assert not flags(client) & (TokenFlag.USER_PIN_COUNT_LOW | TokenFlag.USER_PIN_LOCKED)
+        for one, session in zip(clients, sessions, strict=True):
+            one.call("C_Logout", u(session))
+        refusals = sorted(threads.map(told, range(8), repeat(b"wrong")))
+        assert refusals == [f"{Ckr.PIN_INCORRECT.value:#x}"] * 3 + [f"{Ckr.PIN_LOCKED.value:#x}"] * 5

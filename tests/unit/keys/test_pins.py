@@ -15,6 +15,7 @@ from hsmbridge.core.secrets import Secret
 from hsmbridge.keys.pins import (
     LOCKED_TIME,
     WRONG_PINS,
+    check_open,
     counted,
     described,
     forgiven,
@@ -40,14 +41,14 @@ PINS = with_digest(initialized(TokenPins(principal=ALICE, token="tpm"), b"so", "
 
 def refusal(pins: TokenPins, now: float) -> Status:
     with pytest.raises(HsmBridgeError) as refused:
-        counted(pins, USER, now, own=True)
+        check_open(pins, USER, now, own=True)
     return refused.value.status
 
 
 def locked(now: float = NOW) -> TokenPins:
     pins = PINS
     for _ in range(WRONG_PINS):
-        pins = counted(pins, USER, now, own=True)
+        pins = counted(pins, USER, now)
     return pins
 
 
@@ -70,8 +71,9 @@ def test_a_digest_says_at_what_cost_it_was_made() -> None:
 def test_three_wrong_ones_lock_a_pin_for_a_while_and_not_the_other_one() -> None:
     pins = locked()
     assert refusal(pins, NOW + LOCKED_TIME - 1) is Status.PIN_LOCKED
-    assert counted(pins, PinOwner.SO, NOW, own=True).so.wrong == 1
-    after = counted(pins, USER, NOW + LOCKED_TIME, own=True)
+    check_open(pins, USER, NOW + LOCKED_TIME, own=True)
+    assert counted(pins, PinOwner.SO, NOW).so.wrong == 1
+    after = counted(pins, USER, NOW + LOCKED_TIME)
     assert after.user.wrong == 1
     assert forgiven(after, USER).user.wrong == 0
 
@@ -83,7 +85,7 @@ def test_a_lock_of_a_clock_that_went_wrong_locks_nobody() -> None:
 def test_a_pin_that_is_not_set_is_not_tried_unless_it_is_one_for_all() -> None:
     fresh = TokenPins(principal=ALICE, token="*")
     assert refusal(fresh, NOW) is Status.RESOURCE_NOT_FOUND
-    assert counted(fresh, USER, NOW, own=False).user.wrong == 1
+    check_open(fresh, USER, NOW, own=False)
 
 
 def test_how_it_stands_is_told_at_every_step() -> None:
@@ -92,7 +94,7 @@ def test_how_it_stands_is_told_at_every_step() -> None:
         user = described(pins, NOW).user
         seen.append((user.wrong, user.left, user.locked_until))
         if user.left:
-            pins = counted(pins, USER, NOW, own=True)
+            pins = counted(pins, USER, NOW)
     assert seen == [(0, 3, 0.0), (1, 2, 0.0), (2, 1, 0.0), (3, 0, NOW + LOCKED_TIME)]
     later = described(pins, NOW + LOCKED_TIME).user
     assert (later.wrong, later.left, later.locked_until) == (3, 3, 0.0)

@@ -10,8 +10,10 @@ from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core import token_messages as t
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.operations import OPERATION_FOR
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import PinOwner, Role
+from hsmbridge.engine.steps import Steps, StoreStep, WorkStep
 from hsmbridge.keys.pins import LOCKED_TIME, WRONG_PINS
 from tests.unit.service.pki import Authority
 from tests.unit.service.served import OPERATOR, Served
@@ -113,13 +115,45 @@ def test_one_pin_for_everybody_is_counted_by_caller(service: Served) -> None:
     service.ask(given(b"right"), m.Empty, BOB)
 
 
-def test_a_wrong_pin_counts_before_it_is_looked_at(ready: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> bool:
-        raise MemoryError
+def test_where_wrong_ones_cannot_be_counted_nobody_learns_which_are_right(ready: Served, tmp_path: Path) -> None:
+    with behind_its_back(tmp_path) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE UPDATE ON pins BEGIN SELECT RAISE(ABORT, 'full'); END")
+    right, wrong = (refused(ready, t.TokenLoginRequest(TOKEN, USER, pin)) for pin in (b"1234", b"wrong"))
+    assert right is wrong
+    assert wrong is not Status.PIN_INCORRECT
 
-    monkeypatch.setattr("hsmbridge.keys.pins.pin_fits", fail)
-    assert refused(ready, t.TokenLoginRequest(TOKEN, USER, b"1234")) is Status.INTERNAL
-    assert shown(ready).user.wrong == 1
+
+def test_tries_at_once_are_no_more_than_one_after_another(ready: Served) -> None:
+    def begun(pin: bytes) -> Steps[msgspec.Struct]:
+        request = t.TokenLoginRequest(TOKEN, USER, pin)
+        steps = ready.dispatcher.steps(ready.session(), OPERATION_FOR[type(request)], request)
+        looking = next(steps)
+        assert isinstance(looking, WorkStep)
+        looking.action()
+        ready.time += 1
+        return steps
+
+    def answered(steps: Steps[msgspec.Struct]) -> Status:
+        step = next(steps)
+        try:
+            assert isinstance(step, StoreStep)
+            step.action()
+            next(steps)
+        except StopIteration:
+            return Status.OK
+        except HsmBridgeError as failure:
+            return failure.status
+        raise AssertionError("there is a further step")
+
+    right = [begun(b"1234") for _ in range(2 * WRONG_PINS)]
+    assert [answered(one) for one in right] == [Status.OK] * len(right)
+    tried = [*(begun(b"wrong") for _ in range(2 * WRONG_PINS)), begun(b"1234")]
+    told = [answered(one) for one in tried]
+    assert told == [Status.PIN_INCORRECT] * WRONG_PINS + [Status.PIN_LOCKED] * (WRONG_PINS + 1)
+    set_pin(ready, USER, b"1234")
+    overtaken = begun(b"1234")
+    set_pin(ready, USER, b"5678")
+    assert answered(overtaken) is Status.PIN_INCORRECT
 
 
 # Initialising
