@@ -4,7 +4,9 @@ Blocking and thread-safe, like `hsmbridge.storage.store`; a change is a function
 (`hsmbridge.keys.pins`) that runs inside one transaction. What is kept of a PIN is its digest.
 """
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
@@ -131,12 +133,17 @@ class PinStore:
         with self._database.writing() as connection:
             query = sa.select(_table).where(_of(principal, token)).with_for_update()
             found = connection.execute(query).mappings().one_or_none()
-            if found is None or not any(found[column] for column in _TELLING):
+            if found is None:
                 return False
-            # It goes on at a revision above all that any process has seen, or somebody would take it for an old one.
-            revision = max(self._seen.get(known, 0), found["revision"]) + 1
+            revision, anything = 0, True
+            with suppress(StoreError):
+                before = self._verified(plain_row(found))
+                revision, anything = before.revision, any(found[column] for column in _TELLING)
+            # It goes on at a revision above all that any process has seen, or that one would take it for an old one.
+            # Where the row is an old one itself the clock has the number: nothing is changed a million times a second.
+            revision = max(revision, self._seen.get(known, 0), microseconds(time.time())) + 1
             self._write(connection, TokenPins(principal=principal, token=token, revision=revision), known=True)
-        return True
+        return anything
 
     def _write(self, connection: sa.Connection, record: TokenPins, *, known: bool) -> None:
         row = _row(record)

@@ -74,6 +74,9 @@ def test_an_operator_sees_all_and_others_their_own(store: Store) -> None:
         "UPDATE pins SET principal = 'uid:1001'",
         "UPDATE pins SET token = 'tpm'",
         "UPDATE pins SET mac = zeroblob(32)",
+        "UPDATE pins SET initialized = 0, user_wrong = 0",
+        "UPDATE pins SET revision = 9223372036854775807",
+        "UPDATE pins SET revision = 'many'",
     ],
 )
 def test_a_record_that_was_changed_is_not_obeyed_until_it_is_forgotten(tmp_path: Path, statement: str) -> None:
@@ -94,19 +97,25 @@ def test_a_record_that_was_changed_is_not_obeyed_until_it_is_forgotten(tmp_path:
     store.close()
 
 
-def test_a_record_that_was_put_back_is_found_out_by_who_has_seen_a_newer_one(tmp_path: Path) -> None:
-    store = open_at(tmp_path)
+def test_a_record_that_was_put_back_is_found_out_by_who_has_seen_a_newer_one_until_it_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    store, other = open_at(tmp_path), open_at(tmp_path)
     store.pins.change(ALICE, TOKEN, initialized)
     with behind_its_back(tmp_path) as connection:
         (before,) = connection.execute("SELECT * FROM pins")
-    store.pins.change(ALICE, TOKEN, one_more_wrong)
+    for _ in range(3):
+        store.pins.change(ALICE, TOKEN, one_more_wrong)
     with behind_its_back(tmp_path) as connection:
         connection.execute("DELETE FROM pins")
         connection.execute(f"INSERT INTO pins VALUES ({','.join('?' * len(before))})", before)
     with pytest.raises(StoreError) as refusal:
         store.pins.change(ALICE, TOKEN, one_more_wrong)
     assert refusal.value.status is Status.STORE_TAMPERED
+    assert other.pins.forget(ALICE, TOKEN), "in a process that has seen nothing newer"
+    assert store.pins.change(ALICE, TOKEN, initialized).initialized
     store.close()
+    other.close()
 
 
 def test_forgetting_is_seen_by_every_process_and_says_whether_there_was_anything(tmp_path: Path) -> None:
