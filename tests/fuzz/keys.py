@@ -80,7 +80,7 @@ def _keys() -> list[PrivateKeyTypes]:
 
 def _files() -> list[bytes]:
     found = []
-    modulus = spki_of(rsa.RSAPublicNumbers(65537, (1 << 2047) + 9).public_key())
+    modulus = spki_of(rsa.RSAPublicNumbers(65537, (1 << 2047) + 11).public_key())
     for spki in [modulus, *(spki_of(key.public_key()) for key in _keys())]:
         for format_, written in _written(spki):
             found += [bytes([0]) + written, bytes([FORMATS.index(format_)]) + written]

@@ -34,6 +34,7 @@ def certificate(spki: bytes, kind: SSHCertificateType = SSHCertificateType.USER)
 
 
 CERTIFICATE = certificate(KEY)
+OTHERWISE_SIGNED = CERTIFICATE[:-1] + bytes([CERTIFICATE[-1] ^ 1])
 
 
 def at(seconds: float, *slots: m.SlotInfo) -> Service:
@@ -61,8 +62,9 @@ def test_a_certificate_says_what_it_is() -> None:
         (b"ssh-rsa-cert-v01@openssh.com " + line(KEY).split(b" ")[1], "another type"),
         (line(KEY).split(b" ")[0] + b" " + base64.b64encode(CERTIFICATE[:-1]), "Invalid data"),
         (line(KEY).split(b" ")[0] + b" " + base64.b64encode(CERTIFICATE + b"\0"), "Corrupt data"),
-        (line(KEY).split(b" ")[0] + b" " + base64.b64encode(CERTIFICATE[:-1] + b"\0"), "not that of its authority"),
+        (line(KEY).split(b" ")[0] + b" " + base64.b64encode(OTHERWISE_SIGNED), "not that of its authority"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "text",  # the same in every process that collects it
 )
 def test_what_is_no_user_certificate_is_refused(text: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
@@ -77,7 +79,9 @@ def test_no_bit_of_a_certificate_can_be_another() -> None:
             read_certificate(bytes(changed))
 
 
-@pytest.mark.parametrize("authority", [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)])
+@pytest.mark.parametrize(
+    "authority", [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)], ids=["EC", "RSA"]
+)
 def test_authorities_have_keys_of_any_kind(authority: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
     user = ec.generate_private_key(ec.SECP256R1()).public_key()
     builder = SSHCertificateBuilder().public_key(user).type(SSHCertificateType.USER).key_id(b"").serial(0)
@@ -107,6 +111,7 @@ def test_a_certificate_is_offered_before_its_key_and_signs_as_it() -> None:
         (FROM, b"garbage"),
         (FROM, CERTIFICATE[:-1]),
     ],
+    ids=["no longer", "not yet", "of another key", "of a host", "garbage", "cut off"],
 )
 def test_one_that_does_not_hold_or_is_of_another_key_is_not_there(now: float, kept: bytes) -> None:
     service = at(now, slot(version(KEY), attributes={ATTRIBUTE: kept}), slot(version(NEWER), name="uid-7/other"))
