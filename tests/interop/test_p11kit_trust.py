@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from hsmbridge.client import KeyOperationPermission
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr
 from hsmbridge.lab.options import LabOptions
 from tests.interop.p11kit_client import MODULE, CkrError, Service, start, template, u
@@ -119,3 +122,18 @@ def test_what_is_taken_out_of_a_trust_store_is_trusted_no_more(trusting: Service
         assert client.find(session, VALUE=der) == []
         with pytest.raises(CkrError, match=f"^{Ckr.OBJECT_HANDLE_INVALID.value:#x}$"):
             client.attributes(session, added, Cka.TRUSTED)
+
+
+def test_a_trust_store_that_was_changed_outside_is_not_believed_and_keeps_nobody_from_keys(folder: Path) -> None:
+    with start(f'trust_stores = ["{STORE}"]', LabOptions(tpm=False)) as lab, lab.stack() as stack:
+        service = Service(lab)
+        stack.create_trust_store("anchors", (folder / "known.der").read_bytes())
+        with service.client() as client:
+            assert client.find(client.open(0), CLASS=Cko.CERTIFICATE, TRUSTED=1)
+        with closing(sqlite3.connect(lab.directory / "state" / "store.sqlite", timeout=10)) as connection, connection:
+            assert connection.execute("UPDATE certificates SET generation = generation + 1").rowcount == 1
+        stack.create_slot("web", "EC-P256", KeyOperationPermission.SIGN, providers=["software"])
+        with service.client() as client:
+            session = client.open(0)
+            assert client.find(session, CLASS=Cko.PRIVATE_KEY)
+            assert not client.find(session, TRUSTED=1)
