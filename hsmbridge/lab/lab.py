@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from hsmbridge.client import CryptoStack, ProviderInfo
 from hsmbridge.client.deadline import DEFAULT_TIMEOUT
+from hsmbridge.client.shared import SharedConnection
 from hsmbridge.core.errors import ProviderError, RequestError, Status, WireError
+from hsmbridge.core.messages import ProvidersReply, ProvidersRequest
 from hsmbridge.lab.configuration import configuration
 from hsmbridge.lab.options import LabOptions
 from hsmbridge.lab.places import (
@@ -36,6 +38,7 @@ from hsmbridge.lab.processes import Part, Process, daemon_processes, end, kill, 
 from hsmbridge.lab.resources import require_swtpm, softhsm_module
 from hsmbridge.lab.rigs import SoftHsmToken, Swtpm
 from hsmbridge.providers.registry import Isolation
+from hsmbridge.wire.codec import decode_reply, encode_request
 
 START_TIMEOUT = 60.0
 """Seconds that a lab may take to be there; it takes about two, and some machines are busy."""
@@ -232,7 +235,7 @@ class Lab:
     def wait_until_available(
         self, names: Iterable[str] = (), *, replaced: int = 0, timeout: float = START_TIMEOUT
     ) -> None:
-        """Wait until providers can be used.
+        """Wait until providers can be used, whichever worker is asked.
 
         Args:
             names: of them; none is all.
@@ -251,13 +254,12 @@ class Lab:
             if time.monotonic() > deadline:
                 raise self._unusable(f"after {timeout:.0f} seconds {missing}")
             try:
-                with self.stack(timeout=max(_POLL, deadline - time.monotonic())) as stack:
-                    found = {info.name: info for info in stack.providers()}
+                told = self._told_by_workers(max(_POLL, deadline - time.monotonic()))
             except WireError as problem:
                 missing = f"the daemon does not answer ({problem.message})"
             else:
-                problems = [_problem(name, found.get(name), replaced) for name in wanted]
-                missing = "; ".join(filter(None, problems))
+                problems = [_problem(name, found.get(name), replaced) for found in told for name in wanted]
+                missing = "; ".join(dict.fromkeys(filter(None, problems)))
                 if not missing:
                     return
             time.sleep(_POLL)
@@ -280,6 +282,20 @@ class Lab:
 
     def _processes(self) -> AbstractContextManager[list[Process]]:
         return daemon_processes(self.config, self.runtime_directory)
+
+    def _told_by_workers(self, timeout: float) -> list[dict[str, ProviderInfo]]:
+        """What each worker knows of the providers: the next connection goes to the worker that has fewest."""
+        told = []
+        with ExitStack() as held:
+            for _ in range(self.options.workers):
+                shared = SharedConnection(self.socket)
+                held.callback(shared.close)
+                frame = shared.connection(timeout).exchange(encode_request, ProvidersRequest(), timeout)
+                reply = decode_reply(frame)
+                if not isinstance(reply, ProvidersReply):
+                    raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
+                told.append({info.name: info for info in reply.providers})
+        return told
 
     def _reap(self) -> None:
         if self._supervisor is not None:
