@@ -22,7 +22,7 @@ from typing import Self
 from hsmbridge.client import CryptoStack, ProviderInfo
 from hsmbridge.client.deadline import DEFAULT_TIMEOUT
 from hsmbridge.client.shared import SharedConnection
-from hsmbridge.core.errors import ProviderError, RequestError, Status, WireError
+from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, WireError
 from hsmbridge.core.messages import ProvidersReply, ProvidersRequest
 from hsmbridge.lab.configuration import configuration
 from hsmbridge.lab.options import LabOptions
@@ -255,7 +255,8 @@ class Lab:
                 raise self._unusable(f"after {timeout:.0f} seconds {missing}")
             try:
                 told = self._told_by_workers(max(_POLL, deadline - time.monotonic()))
-            except WireError as problem:
+            except HsmBridgeError as problem:
+                # Nor does one whose only worker waits for its next start, for as long as a hello may take.
                 missing = f"the daemon does not answer ({problem.message})"
             else:
                 problems = [_problem(name, found.get(name), replaced) for found in told for name in wanted]
