@@ -2,9 +2,10 @@
 
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def free_port() -> int:
@@ -12,6 +13,17 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+def wait_until_it_says(ready: str, stream: IO[str] | None, command: Sequence[str]) -> None:
+    """Read what a server writes until `ready` is in it."""
+    assert stream is not None
+    said = []
+    for line in stream:
+        said.append(line)
+        if ready in line:
+            return
+    raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
 
 
 @contextmanager
@@ -27,14 +39,7 @@ def serving(command: list[str], ready: str, cwd: Path, environment: Mapping[str,
         text=True,
     )
     try:
-        assert server.stdout is not None
-        said = []
-        for line in server.stdout:
-            said.append(line)
-            if ready in line:
-                break
-        else:
-            raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
+        wait_until_it_says(ready, server.stdout, command)
         yield
     finally:
         server.kill()

@@ -16,7 +16,7 @@ import pytest
 
 from hsmbridge.client import KeyOperationPermission as P
 from tests.interop.p11kit_client import MODULE, Service, start
-from tests.interop.p11kit_servers import free_port
+from tests.interop.p11kit_servers import free_port, wait_until_it_says
 
 ROOT = os.geteuid() == 0
 SIGNER = 33 if ROOT else os.geteuid()
@@ -113,14 +113,7 @@ def serving(service: Service, port: int, command: list[str], ready: str, **envir
         text=True,
     )
     try:
-        assert server.stderr is not None
-        said = []
-        for line in server.stderr:
-            said.append(line)
-            if ready in line:
-                break
-        else:
-            raise AssertionError(f"{command[0]} did not start: {''.join(said)}")
+        wait_until_it_says(ready, server.stderr, command)
         yield port
     finally:
         server.terminate()

@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Final
 
 from hsmbridge.core import messages as m
-from hsmbridge.frontends.p11kit.certificates import AUTHORITY, CertificateObject, parts_of
+from hsmbridge.frontends.p11kit.certificates import CertificateObject, parts_of
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko
-from hsmbridge.frontends.p11kit.objects import Origin, PkcsObject, stable_id
+from hsmbridge.frontends.p11kit.objects import Origin, PkcsObject, ReadableObject, stable_id
 from hsmbridge.wire.p11kit_attributes import AttributeValue
 
 _TRUSTED_DELEGATOR: Final = (0xCE534352).to_bytes(8, "little")
@@ -22,7 +22,7 @@ _TRUSTED_DELEGATOR: Final = (0xCE534352).to_bytes(8, "little")
 
 
 @dataclass(eq=False)
-class TrustObject:
+class TrustObject(ReadableObject):
     """What NSS wants to know: that an anchor is one, or that there are anchors; attributes as of `PkcsObject`."""
 
     origin: Origin
@@ -32,16 +32,6 @@ class TrustObject:
     provider: str = ""
     id: bytes = b""
     session: int = 0
-
-    @property
-    def on_token(self) -> bool:
-        """Anchors last."""
-        return True
-
-    @property
-    def private(self) -> bool:
-        """Whoever may see the trust store may read it."""
-        return False
 
     @cached_property
     def attributes(self) -> Mapping[int, AttributeValue]:
@@ -72,10 +62,6 @@ class TrustObject:
             }
         return values
 
-    def is_secret(self, _: int, /) -> bool:
-        """Nothing of it is."""
-        return False
-
 
 def anchor_objects(info: m.TrustInfo) -> Iterator[PkcsObject]:
     """The objects of a trust store with its anchors in DER: one for the store, two for each anchor."""
@@ -92,6 +78,5 @@ def anchor_objects(info: m.TrustInfo) -> Iterator[PkcsObject]:
             certificate=anchor.certificate,
             administered=False,
             trusted=True,
-            category=AUTHORITY,
         )
         yield TrustObject(origin=origin, kind=Cko.NSS_TRUST, label=label, certificate=anchor.certificate)

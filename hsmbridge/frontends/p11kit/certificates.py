@@ -16,13 +16,13 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.policy import Role
 from hsmbridge.frontends.p11kit.names import key_name
 from hsmbridge.frontends.p11kit.numbers import Cka, Cko, Ckr
-from hsmbridge.frontends.p11kit.objects import KeyObject, Origin, stable_id
+from hsmbridge.frontends.p11kit.objects import KeyObject, Origin, ReadableObject, stable_id
 from hsmbridge.frontends.p11kit.refusals import Refused
 from hsmbridge.wire.p11kit_attributes import AttributeValue
 
 _X509: Final = 0
-UNSPECIFIED: Final = 0
-AUTHORITY: Final = 2
+_UNSPECIFIED: Final = 0
+_AUTHORITY: Final = 2
 """CK_CERTIFICATE_CATEGORY_*."""
 
 
@@ -51,8 +51,11 @@ def parts_of(certificate: bytes) -> CertificateParts:
 
 
 @dataclass(eq=False)
-class CertificateObject:
-    """One certificate; attributes as of `PkcsObject`, and the certificate itself in DER."""
+class CertificateObject(ReadableObject):
+    """One certificate; attributes as of `PkcsObject`, and the certificate itself in DER.
+
+    `trusted` is an authority that a trust store has for an anchor.
+    """
 
     origin: Origin
     provider: str
@@ -61,19 +64,8 @@ class CertificateObject:
     certificate: bytes
     administered: bool
     trusted: bool = False
-    category: int = UNSPECIFIED
     kind: Cko = Cko.CERTIFICATE
     session: int = 0
-
-    @property
-    def on_token(self) -> bool:
-        """Certificates last."""
-        return True
-
-    @property
-    def private(self) -> bool:
-        """Whoever may see it may read it."""
-        return False
 
     @cached_property
     def attributes(self) -> Mapping[int, AttributeValue]:
@@ -89,7 +81,7 @@ class CertificateObject:
             Cka.LABEL: self.label,
             Cka.ID: self.id,
             Cka.CERTIFICATE_TYPE: _X509,
-            Cka.CERTIFICATE_CATEGORY: self.category,
+            Cka.CERTIFICATE_CATEGORY: _AUTHORITY if self.trusted else _UNSPECIFIED,
             Cka.TRUSTED: int(self.trusted),
             Cka.CHECK_VALUE: hashlib.sha1(self.certificate, usedforsecurity=False).digest()[:3],
             Cka.START_DATE: b"",
@@ -101,10 +93,6 @@ class CertificateObject:
             Cka.VALUE: self.certificate,
             Cka.URL: b"",
         }
-
-    def is_secret(self, _: int, /) -> bool:
-        """Nothing of it is."""
-        return False
 
 
 def certificate_object(

@@ -116,6 +116,24 @@ class PkcsObject(Protocol):
         ...
 
 
+class ReadableObject:
+    """What objects have alike that last, and that whoever may see them may read and nobody changes."""
+
+    @property
+    def on_token(self) -> bool:
+        """It lasts."""
+        return True
+
+    @property
+    def private(self) -> bool:
+        """No login is needed to see it."""
+        return False
+
+    def is_secret(self, _: int, /) -> bool:
+        """Nothing of it is."""
+        return False
+
+
 def matches(one: PkcsObject, template: Sequence[Attribute], offered: int) -> bool:
     """Whether every attribute of a template is one of an object's, with the same value."""
     attributes = one.attributes
