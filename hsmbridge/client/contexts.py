@@ -104,7 +104,7 @@ class CipherContext(Context):
         """CREATED becomes INITIALIZED.
 
         Args:
-            nonce: to decrypt; to encrypt only where the slot's nonce policy leaves it to the caller.
+            nonce: to decrypt; to encrypt only where the key's nonce policy leaves it to the caller.
         """
         self._init(nonce)
 

@@ -1,7 +1,8 @@
 """Making keys: generate, derive, agree, import, unwrap; wrapping, keeping, exporting and attesting one.
 
 Each has two forms. Without `slot` the key is an ephemeral one of the connection, and a CryptoResourceGuard holds
-it; with `slot=` it becomes a new version there, and its number is the result.
+it; with `slot=` it becomes a new version there, and its number is the result. `nonce_policy` is of an ephemeral key:
+who chooses the nonces that it encrypts with; a slot has its own.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from hsmbridge.core.params import (
     UnwrapKeyParams,
     WrapKeyParams,
 )
+from hsmbridge.core.policy import NoncePolicy
 
 
 class KeyMaking(ContextMaking):
@@ -32,39 +34,82 @@ class KeyMaking(ContextMaking):
 
     @overload
     def generate_key(
-        self, params: GenerateKeyParams, *, provider: str = "", timeout: Timeout = UNSET
+        self,
+        params: GenerateKeyParams,
+        *,
+        provider: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard: ...
     @overload
     def generate_key(self, params: GenerateKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
     def generate_key(
-        self, params: GenerateKeyParams, *, slot: str = "", provider: str = "", timeout: Timeout = UNSET
+        self,
+        params: GenerateKeyParams,
+        *,
+        slot: str = "",
+        provider: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard | int:
         """Generate a key. `provider` "" leaves the choice to the daemon; long ones may need `timeout=None`."""
-        return self._make(lambda: m.GenerateRequest(params, slot, provider), slot, timeout=timeout)
+        return self._make(lambda: m.GenerateRequest(params, slot, provider, nonce_policy), slot, timeout=timeout)
 
     @overload
-    def derive_key(self, key: Key, params: DeriveKeyParams, *, timeout: Timeout = UNSET) -> CryptoResourceGuard: ...
+    def derive_key(
+        self,
+        key: Key,
+        params: DeriveKeyParams,
+        *,
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
+    ) -> CryptoResourceGuard: ...
     @overload
     def derive_key(self, key: Key, params: DeriveKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
     def derive_key(
-        self, key: Key, params: DeriveKeyParams, *, slot: str = "", timeout: Timeout = UNSET
+        self,
+        key: Key,
+        params: DeriveKeyParams,
+        *,
+        slot: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard | int:
         """Derive a key from another."""
-        return self._make(lambda id_: m.DeriveRequest(id_, params, slot), slot, key, timeout=timeout)
+        return self._make(lambda id_: m.DeriveRequest(id_, params, slot, nonce_policy), slot, key, timeout=timeout)
 
     @overload
-    def agree_key(self, key: Key, params: AgreeKeyParams, *, timeout: Timeout = UNSET) -> CryptoResourceGuard: ...
+    def agree_key(
+        self,
+        key: Key,
+        params: AgreeKeyParams,
+        *,
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
+    ) -> CryptoResourceGuard: ...
     @overload
     def agree_key(self, key: Key, params: AgreeKeyParams, *, slot: str, timeout: Timeout = UNSET) -> int: ...
     def agree_key(
-        self, key: Key, params: AgreeKeyParams, *, slot: str = "", timeout: Timeout = UNSET
+        self,
+        key: Key,
+        params: AgreeKeyParams,
+        *,
+        slot: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard | int:
         """Agree a key with the holder of a public key."""
-        return self._make(lambda id_: m.AgreeRequest(id_, params, slot), slot, key, timeout=timeout)
+        return self._make(lambda id_: m.AgreeRequest(id_, params, slot, nonce_policy), slot, key, timeout=timeout)
 
     @overload
     def import_key(
-        self, params: ImportKeyParams, material: Buffer, *, provider: str = "", timeout: Timeout = UNSET
+        self,
+        params: ImportKeyParams,
+        material: Buffer,
+        *,
+        provider: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard: ...
     @overload
     def import_key(self, params: ImportKeyParams, material: Buffer, *, slot: str, timeout: Timeout = UNSET) -> int: ...
@@ -75,26 +120,42 @@ class KeyMaking(ContextMaking):
         *,
         slot: str = "",
         provider: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
         timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard | int:
         """Take in a key that is known in the clear."""
         data = octets(material)
-        return self._make(lambda: m.ImportRequest(params, data, slot, provider), slot, timeout=timeout)
+        return self._make(lambda: m.ImportRequest(params, data, slot, provider, nonce_policy), slot, timeout=timeout)
 
     @overload
     def unwrap_key(
-        self, key: Key, params: UnwrapKeyParams, material: Buffer, *, timeout: Timeout = UNSET
+        self,
+        key: Key,
+        params: UnwrapKeyParams,
+        material: Buffer,
+        *,
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard: ...
     @overload
     def unwrap_key(
         self, key: Key, params: UnwrapKeyParams, material: Buffer, *, slot: str, timeout: Timeout = UNSET
     ) -> int: ...
     def unwrap_key(
-        self, key: Key, params: UnwrapKeyParams, material: Buffer, *, slot: str = "", timeout: Timeout = UNSET
+        self,
+        key: Key,
+        params: UnwrapKeyParams,
+        material: Buffer,
+        *,
+        slot: str = "",
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        timeout: Timeout = UNSET,
     ) -> CryptoResourceGuard | int:
         """Unwrap a key that was wrapped under `key`. Raises DecryptionFailed whatever is wrong with it."""
         data = octets(material)
-        return self._make(lambda id_: m.UnwrapRequest(id_, data, params, slot), slot, key, timeout=timeout)
+        return self._make(
+            lambda id_: m.UnwrapRequest(id_, data, params, slot, nonce_policy), slot, key, timeout=timeout
+        )
 
     def wrap_key(self, key: Key, wrapped: Key, params: WrapKeyParams, *, timeout: Timeout = UNSET) -> WrappedKey:
         """The key `wrapped`, encrypted under `key`; with an AEAD its `iv` is needed to unwrap it again.

@@ -194,7 +194,7 @@ class KeyUse(DataPlane):
         nonce: Buffer = b"",
         timeout: Timeout = UNSET,
     ) -> Ciphertext:
-        """Encrypt. `nonce` stays empty unless the slot's nonce policy leaves it to the caller.
+        """Encrypt. `nonce` stays empty unless the key's nonce policy leaves it to the caller.
 
         Raises KeyUseError: NONCE_REUSED, or KEY_ROTATION_REQUIRED where the version was used as often as is safe.
         """

@@ -119,8 +119,9 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
         ByteSize,
         Meta(
             description="What one worker holds for one caller at a time, at least twice `max_frame`: requests of"
-            " the native API that come in or are under way, data that contexts hold back, shared memory. What would be"
-            " more is refused (`TOO_MANY_RESOURCES`). Requests of 4 KiB and less do not count."
+            " the native API that come in or are under way, data that contexts hold back, shared memory, nonces that"
+            " the caller chose for ephemeral keys. What would be more is refused (`TOO_MANY_RESOURCES`). Requests of"
+            " 4 KiB and less do not count."
         ),
     ] = ByteSize(1 << 30)
     default_timeout: Annotated[

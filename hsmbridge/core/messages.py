@@ -350,7 +350,7 @@ class MacVerifyRequest(_Message, frozen=True, array_like=True):
 
 
 class EncryptRequest(_Message, frozen=True, array_like=True):
-    """`nonce` stays empty unless the slot's nonce policy leaves it to the caller."""
+    """`nonce` stays empty unless the key's nonce policy leaves it to the caller."""
 
     key: CryptoResourceId
     algorithm: str
@@ -447,21 +447,26 @@ class KeyReply(_Message, frozen=True, array_like=True):
 
 
 class GenerateRequest(_Message, frozen=True, array_like=True):
+    """`nonce_policy` of each of these: of an ephemeral key; a slot has its own, and it stays at its default then."""
+
     params: GenerateKeyParams
     slot: str = ""
     provider: str = ""
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class DeriveRequest(_Message, frozen=True, array_like=True):
     key: CryptoResourceId
     params: DeriveKeyParams
     slot: str = ""
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class AgreeRequest(_Message, frozen=True, array_like=True):
     key: CryptoResourceId
     params: AgreeKeyParams
     slot: str = ""
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class ImportRequest(_Message, frozen=True, array_like=True):
@@ -469,6 +474,7 @@ class ImportRequest(_Message, frozen=True, array_like=True):
     material: bytes
     slot: str = ""
     provider: str = ""
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class WrapRequest(_Message, frozen=True, array_like=True):
@@ -490,6 +496,7 @@ class UnwrapRequest(_Message, frozen=True, array_like=True):
     material: bytes
     params: UnwrapKeyParams
     slot: str = ""
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class PersistRequest(_Message, frozen=True, array_like=True):
@@ -816,7 +823,7 @@ class ContextStart(_Message, frozen=True, array_like=True):
     """What a context is initialised with.
 
     Attributes:
-        nonce: for decryption; for encryption only where the slot's nonce policy leaves it to the caller.
+        nonce: for decryption; for encryption only where the key's nonce policy leaves it to the caller.
         aad: of an AEAD.
     """
 

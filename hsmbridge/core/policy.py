@@ -13,7 +13,7 @@ class Role(StrEnum):
 
 @unique
 class NoncePolicy(StrEnum):
-    """Who chooses nonces for encryption under a slot.
+    """Who chooses nonces for encryption under a slot, or with an ephemeral key.
 
     SERVICE: the daemon, from a random epoch and a leased counter. CALLER: the caller, each remembered.
     MONOTONIC: the caller, each greater than the last.

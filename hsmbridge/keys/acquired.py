@@ -11,8 +11,8 @@ import msgspec
 from hsmbridge.core.identifiers import KeyId
 from hsmbridge.core.key_types import KeyType, key_type
 from hsmbridge.core.permissions import KeyOperationPermission
-from hsmbridge.core.policy import Protection
-from hsmbridge.keys.nonces import NonceSequence
+from hsmbridge.core.policy import NoncePolicy, Protection
+from hsmbridge.keys.nonces import ChosenNonces, NonceSequence
 from hsmbridge.storage.records import Origin, SlotId, SlotRecord, VersionRecord
 
 NO_SLOT = SlotId(b"")
@@ -31,6 +31,7 @@ class EphemeralKey:
     public_key: bytes = field(repr=False)
     protection: Protection
     binding: bytes = field(default=b"", repr=False)
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE
 
 
 class Holder(Protocol):
@@ -50,7 +51,8 @@ class AcquiredKey(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         version: 0 for an ephemeral key.
         permissions: those of the key itself, for LoadCall; not what its holder may do.
         slot: the record under which it was acquired, or None for an ephemeral key.
-        nonces: of an ephemeral key; those of a slot come from `hsmbridge.keys.nonces.ServiceNonces`.
+        nonces: the service's, of an ephemeral key; those of a slot come from `hsmbridge.keys.nonces.ServiceNonces`.
+        chosen: of an ephemeral key whose nonces its caller chooses; those of a slot are remembered in the store.
     """
 
     key_id: KeyId
@@ -66,11 +68,19 @@ class AcquiredKey(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     protection: Protection | None
     slot: SlotRecord | None = None
     nonces: NonceSequence | None = None
+    chosen: ChosenNonces | None = None
     holder: Holder | None = None
     hold: int = 0
 
     def __repr__(self) -> str:
         return f"AcquiredKey({self.name or 'ephemeral'!s}, version={self.version}, provider={self.provider!r})"
+
+    @property
+    def nonce_policy(self) -> NoncePolicy:
+        """Who chooses the nonces that it encrypts with."""
+        if self.slot is not None:
+            return self.slot.nonce_policy
+        return NoncePolicy.SERVICE if self.chosen is None else self.chosen.policy
 
     def release(self) -> EphemeralKey | None:
         """End the use. An ephemeral key that nobody holds any more comes back, to be destroyed at its provider."""

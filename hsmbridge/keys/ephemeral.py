@@ -17,10 +17,11 @@ from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.errors import LimitError, ResourceError, Status, error
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.core.permissions import KeyOperationPermission as P
+from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.core.room import Room
 from hsmbridge.keys.access import check_algorithm, not_permitted
 from hsmbridge.keys.acquired import NO_SLOT, AcquiredKey, EphemeralKey
-from hsmbridge.keys.nonces import NonceSequence
+from hsmbridge.keys.nonces import REMEMBERED_MAX, REMEMBERED_SIZE, ChosenNonces, NonceSequence
 
 __all__ = ["EphemeralKey", "EphemeralKeys"]
 
@@ -29,22 +30,36 @@ LIMIT = 1024
 
 
 class _Live:
-    __slots__ = ("count", "key", "nonces", "number")
+    __slots__ = ("chosen", "count", "key", "nonces", "number")
 
-    def __init__(self, number: int, key: EphemeralKey) -> None:
+    def __init__(self, number: int, key: EphemeralKey, remembered: Room) -> None:
         self.number = number
         self.key = key
         self.count = 1
-        self.nonces = NonceSequence.whole()
+        by_service = key.nonce_policy is NoncePolicy.SERVICE
+        self.nonces = NonceSequence.whole() if by_service else None
+        self.chosen = None if by_service else ChosenNonces(key.nonce_policy, remembered)
+
+    def end(self) -> None:
+        """Nobody holds it any more."""
+        if self.chosen is not None:
+            self.chosen.forget()
 
 
 class EphemeralKeys:
     """The ephemeral keys of one connection. May be used from any thread."""
 
-    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None) -> None:
-        """Args: limit: alive at once; everywhere: room for those of all connections of the principal, in keys."""
+    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None, data: Room | None = None) -> None:
+        """What they have is bounded.
+
+        Args:
+            limit: alive at once.
+            everywhere: room for those of all connections of the principal, in keys.
+            data: room for the nonces that the principal chose for them, in bytes.
+        """
         self._limit = limit
         self._everywhere = Room(limit) if everywhere is None else everywhere
+        self._data = Room(REMEMBERED_MAX * REMEMBERED_SIZE) if data is None else data
         self._lock = threading.Lock()
         self._guarded: dict[int, _Live] = {}
         self._holds: dict[int, _Live] = {}
@@ -94,7 +109,7 @@ class EphemeralKeys:
             number = secrets.randbits(64)
             while number in self._alive:
                 number = secrets.randbits(64)
-            self._guarded[number] = self._alive[number] = _Live(number, key)
+            self._guarded[number] = self._alive[number] = _Live(number, key, self._data)
             return CryptoResourceId(number, ResourceKind.KEY)
 
     def acquire(self, resource: CryptoResourceId, permission: P, row: Algorithm | None) -> AcquiredKey:
@@ -128,6 +143,7 @@ class EphemeralKeys:
             permissions=key.permissions,
             protection=key.protection,
             nonces=live.nonces,
+            chosen=live.chosen,
             holder=self,
             hold=hold,
         )
@@ -154,11 +170,13 @@ class EphemeralKeys:
         """The connection ended: every key that was alive, to be destroyed. None is added any more."""
         with self._lock:
             self._closed = True
-            keys = [live.key for live in self._alive.values()]
+            ended = list(self._alive.values())
             for table in (self._guarded, self._holds, self._alive):
                 table.clear()
-            self._everywhere.give_back(len(keys))
-            return keys
+            self._everywhere.give_back(len(ended))
+        for live in ended:
+            live.end()
+        return [live.key for live in ended]
 
     def _guarded_key(self, resource: CryptoResourceId) -> _Live:
         live = self._guarded.get(resource.number) if resource.kind is ResourceKind.KEY else None
@@ -174,4 +192,5 @@ class EphemeralKeys:
             return None
         del self._alive[live.number]
         self._everywhere.give_back(1)
+        live.end()
         return live.key

@@ -4,16 +4,18 @@ The service's own are 12 bytes, SP 800-38D section 8.2.1 with the epoch as the f
 anew by every process for every key version, and a 4-byte counter. Processes, restarts, crashes and restored backups
 differ in the epoch; within one process the counter differs. Where an algorithm takes 16 bytes (CBC, CTR, CFB) they
 are random. Either way each is paid for from a lease, so that no key version encrypts more than 2^32 times.
-A caller's nonces are remembered in the store, or must grow. What the store keeps: `hsmbridge.storage.leases`.
+A caller's nonces are remembered, or must grow: those of a slot's key in the store (`hsmbridge.storage.leases`), those
+of an ephemeral key here, because it does not outlive its connection.
 """
 
 import secrets
 import threading
 
-from hsmbridge.core.errors import Status, StoreError
+from hsmbridge.core.errors import KeyUseError, Status, StoreError
 from hsmbridge.core.identifiers import KeyId
 from hsmbridge.core.policy import NoncePolicy
-from hsmbridge.storage.leases import MOST_ENCRYPTIONS
+from hsmbridge.core.room import Room
+from hsmbridge.storage.leases import MOST_ENCRYPTIONS, require_greater
 from hsmbridge.storage.store import Store
 
 NONCE_SIZE = 12
@@ -21,6 +23,12 @@ _EPOCH_SIZE = 8
 _FIRST_LEASE = 1024
 _GREATEST_LEASE = 65_536
 _KEPT = 65_536
+
+REMEMBERED_MAX = 1_000_000
+"""Nonces of a caller's that are remembered of one key."""
+
+REMEMBERED_SIZE = 160
+"""Bytes that remembering a nonce takes, at most: the bytes object, and its share of a set that has just grown."""
 
 
 class NonceSequence:
@@ -114,10 +122,62 @@ class ServiceNonces:
         self._leases.pop(key_id, None)
 
 
+class ChosenNonces:
+    """The nonces that a caller chooses for one ephemeral key. May be used from any thread."""
+
+    __slots__ = ("_count", "_greatest", "_limit", "_lock", "_over", "_room", "_used", "policy")
+
+    def __init__(self, policy: NoncePolicy, room: Room, limit: int = REMEMBERED_MAX) -> None:
+        """Args: policy: CALLER or MONOTONIC; room: for what is remembered, in bytes; limit: nonces remembered."""
+        self.policy = policy
+        self._room = room
+        self._limit = limit
+        self._used: set[bytes] = set()
+        self._greatest = b""
+        self._count = 0
+        self._over = False
+        self._lock = threading.Lock()
+
+    def use(self, nonce: bytes) -> None:
+        """Take a nonce before it encrypts; it is spent even if the encryption then fails.
+
+        Raises:
+            KeyUseError: NONCE_REUSED, KEY_ROTATION_REQUIRED.
+            RequestError: INVALID_ARGUMENT where it must grow and does not have the length of those before.
+            LimitError: TOO_MANY_RESOURCES where the principal has no room left.
+        """
+        with self._lock:
+            if self._count >= MOST_ENCRYPTIONS:
+                raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
+            if self.policy is NoncePolicy.MONOTONIC:
+                if self._greatest:
+                    require_greater(nonce, self._greatest)
+                self._greatest = nonce
+            else:
+                self._remember(nonce)
+            self._count += 1
+
+    def forget(self) -> None:
+        """The key is gone: give its room back. No nonce is taken any more."""
+        with self._lock:
+            self._over = True
+            self._room.give_back(len(self._used) * REMEMBERED_SIZE)
+            self._used.clear()
+
+    def _remember(self, nonce: bytes) -> None:
+        if nonce in self._used:
+            raise KeyUseError(Status.NONCE_REUSED)
+        if self._over or len(self._used) >= self._limit:
+            raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
+        if not self._room.take(REMEMBERED_SIZE):
+            raise self._room.refusal()
+        self._used.add(nonce)
+
+
 class CallerNonces:
     """The nonces that callers choose, for slots whose policy says so."""
 
-    def __init__(self, store: Store, limit: int = 1_000_000) -> None:
+    def __init__(self, store: Store, limit: int = REMEMBERED_MAX) -> None:
         """Args: limit: nonces remembered of one key version."""
         self._store = store
         self._limit = limit

@@ -19,9 +19,9 @@ SLOTS_MAX = 65_536
 class ConnectionResources:
     """What the ids of one connection stand for."""
 
-    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None) -> None:
+    def __init__(self, limit: int = LIMIT, everywhere: Room | None = None, data: Room | None = None) -> None:
         """Args: as of EphemeralKeys."""
-        self.ephemeral = EphemeralKeys(limit, everywhere)
+        self.ephemeral = EphemeralKeys(limit, everywhere, data)
         self._ids: dict[QualifiedName, CryptoResourceId] = {}
         self._slots: dict[int, SlotEntry] = {}
 

@@ -142,7 +142,7 @@ class Dispatcher:
         if shares is None:
             shares = self._shares[principal] = Shares(limits.principal_keys, limits.principal_bytes)
         shares.connections += 1
-        resources = ConnectionResources(limits.keys, shares.keys)
+        resources = ConnectionResources(limits.keys, shares.keys, shares.data)
         return Session(principal, shares, resources, contexts=OpenContexts(limits.contexts))
 
     def close(self, session: Session) -> None:

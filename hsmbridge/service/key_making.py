@@ -88,7 +88,14 @@ class KeyMaking:
 
         return (
             yield from self.make(
-                session, row, request.params.allowed, Origin.GENERATED, request.slot, request.provider, plan
+                session,
+                row,
+                request.params.allowed,
+                Origin.GENERATED,
+                request.slot,
+                request.provider,
+                plan,
+                nonce_policy=request.nonce_policy,
             )
         )
 
@@ -104,7 +111,16 @@ class KeyMaking:
             return Plan(choice, lambda target: self._derive(key, kdf, target))
 
         return (
-            yield from self.make(session, row, request.params.allowed, Origin.DERIVED, request.slot, key.provider, plan)
+            yield from self.make(
+                session,
+                row,
+                request.params.allowed,
+                Origin.DERIVED,
+                request.slot,
+                key.provider,
+                plan,
+                nonce_policy=request.nonce_policy,
+            )
         )
 
     def agree(self, session: Session, request: m.AgreeRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
@@ -122,7 +138,18 @@ class KeyMaking:
                 preferences += self._takers_in_daemon(row)
             return self._agreement(key, agreement, params, row, preferences, fallback=fallback)
 
-        return (yield from self.make(session, row, params.allowed, Origin.AGREED, request.slot, key.provider, plan))
+        return (
+            yield from self.make(
+                session,
+                row,
+                params.allowed,
+                Origin.AGREED,
+                request.slot,
+                key.provider,
+                plan,
+                nonce_policy=request.nonce_policy,
+            )
+        )
 
     def import_key(self, session: Session, request: m.ImportRequest) -> Steps[m.KeyReply]:
         row = key_type(request.params.key_type)
@@ -146,7 +173,14 @@ class KeyMaking:
 
         return (
             yield from self.make(
-                session, row, request.params.allowed, Origin.IMPORTED, request.slot, request.provider, plan
+                session,
+                row,
+                request.params.allowed,
+                Origin.IMPORTED,
+                request.slot,
+                request.provider,
+                plan,
+                nonce_policy=request.nonce_policy,
             )
         )
 
@@ -232,25 +266,33 @@ class KeyMaking:
         provider: str,
         plan: _Planner,
         *,
-        nonce_policy: NoncePolicy | None = None,
+        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
+        slot_nonce_policy: NoncePolicy | None = None,
     ) -> Steps[m.KeyReply]:
         """Make a key by a plan: ephemeral, or with `slot` there.
 
         Args:
             asked: the permissions; it gets at most these.
             provider: for an ephemeral key the only one to be asked, or "".
-            nonce_policy: the only one that the slot may have, where the key has encrypted before.
+            nonce_policy: of an ephemeral key; a slot has its own.
+            slot_nonce_policy: the only one that the slot may have, where the key has encrypted before.
         """
         if not slot:
             preferences = (provider,) if provider else tuple(self._catalogue.entries)
-            return (yield from self._ephemeral(session, row, asked, origin, plan(preferences, fallback=True)))
+            chosen = plan(preferences, fallback=True)
+            return (yield from self._ephemeral(session, row, asked, origin, nonce_policy, chosen))
+        if nonce_policy is not NoncePolicy.SERVICE:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                "A slot says itself who chooses its nonces; give no nonce policy for a key that goes into one.",
+            )
         entry = yield from self._access.named(session, slot)
         record = require_new_version(entry, session.principal)
         if record.key_type != row.name:
             raise RequestError(
                 Status.KEY_TYPE_MISMATCH, f"Slot {record.name} holds keys of type {record.key_type}, not {row.name}."
             )
-        if nonce_policy is not None and record.nonce_policy is not nonce_policy:
+        if slot_nonce_policy is not None and record.nonce_policy is not slot_nonce_policy:
             raise RequestError(
                 Status.INVALID_ARGUMENT,
                 f"The nonces that this key has used already are not known to slot {record.name}, whose nonces come from"
@@ -261,7 +303,9 @@ class KeyMaking:
         yield from self._access.refresh(entry)
         return m.KeyReply(None, made.number, made.public_key)
 
-    def _ephemeral(self, session: Session, row: KeyType, asked: P, origin: Origin, plan: Plan) -> Steps[m.KeyReply]:
+    def _ephemeral(
+        self, session: Session, row: KeyType, asked: P, origin: Origin, nonce_policy: NoncePolicy, plan: Plan
+    ) -> Steps[m.KeyReply]:
         permissions = permissions_of_new_key(row, asked, origin, None)
         keys = session.resources.ephemeral
         # First, so that the end of the connection either finds the provider here, or is found by `reserve`.
@@ -285,6 +329,7 @@ class KeyMaking:
             public_key=made.public_key,
             protection=made.protection,
             binding=b"",
+            nonce_policy=nonce_policy,
         )
         self._counted(1)
         try:

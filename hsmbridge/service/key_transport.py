@@ -102,7 +102,16 @@ class KeyTransport:
             return Plan(choice, lambda target: self._unwrap(candidates, request.material, params, target))
 
         return (
-            yield from self._making.make(session, row, params.allowed, Origin.UNWRAPPED, request.slot, provider, plan)
+            yield from self._making.make(
+                session,
+                row,
+                params.allowed,
+                Origin.UNWRAPPED,
+                request.slot,
+                provider,
+                plan,
+                nonce_policy=request.nonce_policy,
+            )
         )
 
     def persist(self, session: Session, request: m.PersistRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
@@ -113,6 +122,13 @@ class KeyTransport:
             )
         if not request.slot:
             raise RequestError(Status.INVALID_ARGUMENT, "Name the slot that the key is to be copied into.")
+        takes_nonces = bool(key.permissions & (P.ENCRYPT | P.WRAP))
+        if takes_nonces and key.chosen is not None:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                "No slot knows which nonces you have chosen for this key; a key that encrypts or wraps with such is not"
+                " kept. Make it in the slot.",
+            )
         origin = session.resources.ephemeral.get(request.key).origin
 
         def plan(preferences: tuple[str, ...], *, fallback: bool) -> Plan:
@@ -130,7 +146,7 @@ class KeyTransport:
                 request.slot,
                 key.provider,
                 plan,
-                nonce_policy=NoncePolicy.SERVICE if P.ENCRYPT in key.permissions else None,
+                slot_nonce_policy=NoncePolicy.SERVICE if takes_nonces else None,
             )
         )
 

@@ -205,12 +205,12 @@ class KeyUse:
         raise SignatureInvalid(Status.SIGNATURE_INVALID)
 
     def nonce(self, row: Algorithm, key: AcquiredKey, given: bytes) -> Steps[bytes]:
-        """The nonce to encrypt with, by the slot's policy; never one that was used with the key version before."""
+        """The nonce to encrypt with, by the key's policy; never one that was used with the key version before."""
         if not row.nonce_size:
             if given:
                 raise RequestError(Status.INVALID_ARGUMENT, f"{row.name} takes no nonce.")
             return b""
-        policy = NoncePolicy.SERVICE if key.slot is None else key.slot.nonce_policy
+        policy = key.nonce_policy
         if policy is NoncePolicy.SERVICE:
             if given:
                 raise RequestError(
@@ -221,7 +221,10 @@ class KeyUse:
             raise RequestError(
                 Status.INVALID_ARGUMENT, f"{row.name} takes a nonce of {row.nonce_size} bytes, not {len(given)}."
             )
-        yield from store(lambda: self._caller_nonces.use(key.key_id, policy, given))
+        if key.chosen is not None:
+            key.chosen.use(given)
+        else:
+            yield from store(lambda: self._caller_nonces.use(key.key_id, policy, given))
         return given
 
     def _service_nonce(self, row: Algorithm, key: AcquiredKey) -> Steps[bytes]:

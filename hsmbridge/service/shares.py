@@ -14,7 +14,8 @@ class Shares:
 
     Attributes:
         keys: ephemeral keys that are alive.
-        data: bytes of requests that come in or are under way, of what contexts hold back, and of shared memory.
+        data: bytes of requests that come in or are under way, of what contexts hold back, of shared memory, and of
+            nonces that are remembered with ephemeral keys.
         connections: how many there are.
     """
 
@@ -29,7 +30,8 @@ class Shares:
         self.data = Room(
             data,
             f"A worker would hold more than {data:,} bytes for you with this (max_bytes_per_principal): requests under"
-            " way, data held back by contexts, shared memory. Wait for replies, or close contexts.",
+            " way, data held back by contexts, shared memory, nonces that you chose for ephemeral keys. Wait for"
+            " replies, close contexts, or release such keys.",
         )
         self.connections = 0
 

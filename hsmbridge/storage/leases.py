@@ -64,15 +64,7 @@ class NonceRecords:
         row = self._load(key_id)
         leased, greatest = _number(row["leased"]), row["greatest"]
         if isinstance(greatest, bytes) and greatest:
-            if len(nonce) != len(greatest):
-                raise RequestError(
-                    Status.INVALID_ARGUMENT,
-                    f"The nonces of a key all have one length: here {len(greatest)} bytes, not {len(nonce)}.",
-                )
-            if nonce <= greatest:
-                raise KeyUseError(
-                    Status.NONCE_REUSED, "This nonce is not greater than the last one of this key; count upwards."
-                )
+            require_greater(nonce, greatest)
         if leased >= MOST_ENCRYPTIONS:
             raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
         self._save(row | {"leased": leased + 1, "greatest": nonce})
@@ -93,6 +85,24 @@ class NonceRecords:
             self._connection.execute(sa.update(table).where(table.c.key_id == row["key_id"]).values(**row))
         else:
             self._connection.execute(sa.insert(table).values(**row))
+
+
+def require_greater(nonce: bytes, last: bytes) -> None:
+    """Refuse a nonce that is not greater, as a big-endian number, than the last one.
+
+    Raises:
+        KeyUseError: NONCE_REUSED.
+        RequestError: INVALID_ARGUMENT where its length is another.
+    """
+    if len(nonce) != len(last):
+        raise RequestError(
+            Status.INVALID_ARGUMENT,
+            f"The nonces of a key all have one length: here {len(last)} bytes, not {len(nonce)}.",
+        )
+    if nonce <= last:
+        raise KeyUseError(
+            Status.NONCE_REUSED, "This nonce is not greater than the last one of this key; count upwards."
+        )
 
 
 def forget_nonces(connection: sa.Connection, key_id: KeyId) -> None:

@@ -8,13 +8,14 @@ from itertools import count
 
 import pytest
 
-from hsmbridge.client import CryptoStack, GenerateKeyParams, KeyOperationPermission
+from hsmbridge.client import CryptoStack, GenerateKeyParams, KeyOperationPermission, NoncePolicy
 from hsmbridge.client.guards import CryptoResourceGuard
 from hsmbridge.errors import ConnectionLost, KeyUseError, ProviderError, ResourceError, Status
 from hsmbridge.lab.lab import Lab
 
 P = KeyOperationPermission
 SIGN = "ECDSA-P256-SHA256"
+GCM = "AES-256-GCM"
 P256 = GenerateKeyParams(key_type="EC-P256", permissions=int(P.SIGN | P.VERIFY))
 PROVIDERS = ("software", "softhsm", "tpm")
 _numbers = count()
@@ -65,6 +66,25 @@ def test_an_ephemeral_key_lives_as_long_as_its_guard(stack: CryptoStack, provide
     with pytest.raises(ResourceError) as caught:
         stack.sign(resource, SIGN, b"message")
     assert caught.value.status is Status.RESOURCE_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("provider", "algorithm", "size"), [("software", GCM, 12), ("softhsm", GCM, 12), ("tpm", "AES-256-CFB", 16)]
+)
+def test_an_ephemeral_key_takes_the_nonces_of_its_caller_once(
+    stack: CryptoStack, provider: str, algorithm: str, size: int
+) -> None:
+    params = GenerateKeyParams(key_type="AES-256", permissions=int(P.ENCRYPT | P.DECRYPT))
+    nonces = (number.to_bytes(size, "big") for number in count())
+    with stack.generate_key(params, provider=provider, nonce_policy=NoncePolicy.MONOTONIC) as guard:
+        for data in (b"", b"message", bytes(100_000)):  # the last through shared memory
+            nonce = next(nonces)
+            sealed = guard.encrypt(algorithm, data, nonce=nonce)
+            assert sealed.nonce == nonce
+            assert guard.decrypt(algorithm, sealed) == data
+            with pytest.raises(KeyUseError) as refusal:
+                guard.encrypt(algorithm, data, nonce=nonce)
+            assert refusal.value.status is Status.NONCE_REUSED
 
 
 def test_an_id_means_nothing_on_another_connection(stack: CryptoStack) -> None:

@@ -66,7 +66,10 @@ def main(module: str) -> None:
             used = [*sign_with_a_hash(session), *sign_pss_with_a_hash(session)]
             if token.label != "tpm":  # which does not keep the secret that it agrees on
                 used.append(agree(session))
-            used += [encrypt(session, one) for one in ELSEWHERE if one in mechanisms]
+            modes_ = [one for one in ELSEWHERE if one in mechanisms]
+            used += [encrypt(session, one, store=True) for one in modes_]
+            for one in modes_:
+                encrypt(session, one, store=False)
             if Mechanism.AES_CMAC in mechanisms:
                 used.append(authenticate(session))
             if wraps(token.slot, mechanisms):
@@ -159,9 +162,9 @@ ELSEWHERE: dict[Mechanism, tuple[object, Callable[[bytes], bytes]]] = {
 }
 
 
-def encrypt(session: pkcs11.Session, mechanism: Mechanism) -> Mechanism:
+def encrypt(session: pkcs11.Session, mechanism: Mechanism, *, store: bool) -> Mechanism:
     value = os.urandom(32)
-    key = aes_key(session, value, ENCRYPTING, mechanism)
+    key = aes_key(session, value, ENCRYPTING, mechanism, store=store)
     assert isinstance(key, EncryptMixin)
     assert isinstance(key, DecryptMixin)
     parameter, elsewhere = ELSEWHERE[mechanism]
@@ -174,7 +177,7 @@ def encrypt(session: pkcs11.Session, mechanism: Mechanism) -> Mechanism:
 
 def authenticate(session: pkcs11.Session) -> Mechanism:
     value = os.urandom(32)
-    key = aes_key(session, value, SIGNING, Mechanism.AES_CMAC)
+    key = aes_key(session, value, SIGNING, Mechanism.AES_CMAC, store=True)
     assert isinstance(key, SignMixin)
     expected = CMAC(algorithms.AES(value))
     expected.update(MESSAGE)
@@ -223,13 +226,15 @@ def key_pair(session: pkcs11.Session, curve: str, uses: MechanismFlag) -> tuple[
     return session.create_domain_parameters(KeyType.EC, named, local=True).generate_keypair(capabilities=uses)
 
 
-def aes_key(session: pkcs11.Session, value: bytes, uses: MechanismFlag, mechanism: Mechanism) -> pkcs11.Object:
+def aes_key(
+    session: pkcs11.Session, value: bytes, uses: MechanismFlag, mechanism: Mechanism, *, store: bool
+) -> pkcs11.Object:
     return session.create_object(
         {
             Attribute.CLASS: ObjectClass.SECRET_KEY,
             Attribute.KEY_TYPE: KeyType.AES,
             Attribute.VALUE: value,
-            Attribute.TOKEN: True,
+            Attribute.TOKEN: store,
             Attribute.LABEL: f"newer {mechanism.name}",
             Attribute.ALLOWED_MECHANISMS: [mechanism],
             Attribute.ENCRYPT: MechanismFlag.ENCRYPT in uses,

@@ -59,6 +59,11 @@ def big(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
+def cbc_padded(value: bytes, iv: bytes, data: bytes) -> bytes:
+    padder, encryptor = padding.PKCS7(128).padder(), Cipher(algorithms.AES(value), modes.CBC(iv)).encryptor()
+    return encryptor.update(padder.update(data) + padder.finalize()) + encryptor.finalize()
+
+
 def test_rsa_and_ec_private_keys_are_imported_and_sign(client: Client, session: int) -> None:
     own = rsa.generate_private_key(65537, 2048)
     numbers = own.private_numbers()
@@ -131,6 +136,48 @@ def test_cbc_and_cmac_agree_with_others(client: Client, session: int) -> None:
     expected = CMAC(algorithms.AES(value))
     expected.update(b"in parts")
     assert client.call("C_SignFinal", u(session), fy(16)) == expected.finalize()
+
+
+@pytest.mark.parametrize("token", ["software", "softhsm"])
+def test_a_key_of_a_session_encrypts_with_ivs_of_the_application(client: Client, token: str) -> None:
+    session = client.open(client.slot(token))
+    value = os.urandom(32)
+    key = create(client, session, CLASS=SECRET, KEY_TYPE=AES, VALUE=value, ENCRYPT=1, DECRYPT=1)
+    modes_ = {
+        GCM: (gcm(b"n" * 12), AESGCM(value).encrypt(b"n" * 12, b"sixteen bytes...", b"")),
+        CBC_PAD: (octets(b"i" * 16), cbc_padded(value, b"i" * 16, b"sixteen bytes...")),
+    }
+    for mechanism, (parameter, expected) in modes_.items():
+        client.call("C_EncryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
+        assert client.call("C_Encrypt", u(session), ay(b"sixteen bytes..."), fy(64)) == expected
+        client.call("C_EncryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
+        with refused(Ckr.ARGUMENTS_BAD):
+            client.call("C_Encrypt", u(session), ay(b"something else"), fy(64))
+        for _ in range(2):
+            client.call("C_DecryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
+            assert client.call("C_Decrypt", u(session), ay(expected), fy(64)) == b"sixteen bytes..."
+    client.call("C_EncryptInit", u(session), client.mechanism(GCM, gcm(b"p" * 12)), u(key))
+    for part in (b"in ", b"parts"):
+        assert client.call("C_EncryptUpdate", u(session), ay(part), fy(64)) == b""
+    sealed = client.call("C_EncryptFinal", u(session), fy(64))
+    assert AESGCM(value).decrypt(b"p" * 12, sealed, b"") == b"in parts"
+    with refused(Ckr.ACTION_PROHIBITED):
+        client.call("C_CopyObject", u(session), u(key), template(TOKEN=1, LABEL=b"its IVs are not known there"))
+
+
+def test_a_key_of_a_session_wraps(client: Client, session: int) -> None:
+    wrapping = generate(client, session, WRAP=1, UNWRAP=1)
+    key = generate(client, session, ENCRYPT=1, DECRYPT=1, EXTRACTABLE=1)
+    mechanism = client.mechanism(GCM, gcm(b"w" * 12))
+    wrapped = client.call("C_WrapKey", u(session), mechanism, u(wrapping), u(key), fy(48))
+    wanted = template(CLASS=SECRET, KEY_TYPE=AES, VALUE_LEN=32, ENCRYPT=1, DECRYPT=1)
+    unwrapped = client.call("C_UnwrapKey", u(session), mechanism, u(wrapping), ay(wrapped), wanted)
+    client.call("C_EncryptInit", u(session), client.mechanism(GCM, gcm(b"n" * 12)), u(unwrapped))
+    sealed = client.call("C_Encrypt", u(session), ay(b"message"), fy(64))
+    client.call("C_DecryptInit", u(session), client.mechanism(GCM, gcm(b"n" * 12)), u(key))
+    assert client.call("C_Decrypt", u(session), ay(sealed), fy(64)) == b"message"
+    with refused(Ckr.ARGUMENTS_BAD):
+        client.call("C_WrapKey", u(session), mechanism, u(wrapping), u(key), fy(48))
 
 
 def test_a_key_is_wrapped_and_unwrapped_and_is_the_same(client: Client, session: int) -> None:

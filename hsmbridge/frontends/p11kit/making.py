@@ -20,7 +20,7 @@ from hsmbridge.frontends.asking import Answer, Asking, ask
 from hsmbridge.frontends.p11kit.certificates import CertificateObject
 from hsmbridge.frontends.p11kit.material import given_key
 from hsmbridge.frontends.p11kit.new_certificates import NewCertificates
-from hsmbridge.frontends.p11kit.new_keys import NewKeys
+from hsmbridge.frontends.p11kit.new_keys import NewKeys, nonce_policy
 from hsmbridge.frontends.p11kit.numbers import KDF_NULL, KDF_OF, Cka, Ckm, Cko, Ckr, MechanismFlag
 from hsmbridge.frontends.p11kit.objects import KeyObject
 from hsmbridge.frontends.p11kit.public_keys import point_to_spki
@@ -97,7 +97,7 @@ class Making:
         def imported(slot: str) -> Asking[m.KeyReply]:
             params = ImportKeyParams(key_type=key.row.name, permissions=int(want.permissions), format=key.format)
             provider = "" if slot or not providers else providers[0]
-            return ask(m.ImportRequest(params, key.material, slot, provider), m.KeyReply)
+            return ask(m.ImportRequest(params, key.material, slot, provider, nonce_policy(key.row, slot)), m.KeyReply)
 
         made = yield from self._new.make(session, key.row, want, providers, imported, (kind,))
         return (made[kind],)
@@ -109,7 +109,7 @@ class Making:
         one = yield from application.live_key(session, object_handle, Ckr.OBJECT_HANDLE_INVALID)
         given = table(template)
         # A slot made here takes its nonces from callers, and which ones a session's key has used nobody will know.
-        used = one.row.symmetric and P.ENCRYPT in one.permissions
+        used = one.row.symmetric and bool(one.permissions & (P.ENCRYPT | P.WRAP))
         if one.on_token or used or not number(given, Cka.TOKEN):
             raise Refused(Ckr.ACTION_PROHIBITED)
         want = Wanted(
@@ -212,7 +212,7 @@ class Making:
         resource = yield from application.resource(by)
 
         def unwrapped(slot: str) -> Asking[m.KeyReply]:
-            return ask(m.UnwrapRequest(resource, wrapped or b"", params, slot), m.KeyReply)
+            return ask(m.UnwrapRequest(resource, wrapped or b"", params, slot, nonce_policy(row, slot)), m.KeyReply)
 
         made = yield from self._new.make(session, row, want, (by.provider,), unwrapped, (kind,))
         return (made[kind],)
@@ -261,7 +261,7 @@ class Making:
         resource = yield from application.resource(one)
 
         def agreed(slot: str) -> Asking[m.KeyReply]:
-            return ask(m.AgreeRequest(resource, params, slot), m.KeyReply)
+            return ask(m.AgreeRequest(resource, params, slot, nonce_policy(row, slot)), m.KeyReply)
 
         made = yield from self._new.make(session, row, want, (one.provider,), agreed, (Cko.SECRET_KEY,))
         return made[Cko.SECRET_KEY]
@@ -278,7 +278,7 @@ class Making:
 
         def generated(_: str) -> Asking[m.KeyReply]:
             params = GenerateKeyParams(key_type=row.name, permissions=int(want.permissions))
-            return ask(m.GenerateRequest(params, "", providers[0]), m.KeyReply)
+            return ask(m.GenerateRequest(params, "", providers[0], nonce_policy(row)), m.KeyReply)
 
         return (yield from self._new.make(session, row, want, providers, generated, tuple(templates), generated=True))
 

@@ -93,7 +93,7 @@ class NewKeys:
                 providers=providers,
                 permissions=int(want.permissions),
                 algorithms=algorithms,
-                nonce_policy=NoncePolicy.CALLER if row.symmetric else NoncePolicy.SERVICE,
+                nonce_policy=nonce_policy(row),
                 sign_and_decrypt=want.sign_and_decrypt,
                 empty=empty,
                 attributes={int(type_): value for type_, value in attributes.items() if value},
@@ -140,6 +140,11 @@ class NewKeys:
             )
             for kind in kinds
         }
+
+
+def nonce_policy(row: KeyType, slot: str = "") -> NoncePolicy:
+    """Of a new key: PKCS#11 leaves nonces to the application. One that goes into a `slot` has that of the slot."""
+    return NoncePolicy.CALLER if row.symmetric and not slot else NoncePolicy.SERVICE
 
 
 def _algorithms(row: KeyType, want: Wanted, offered: frozenset[str]) -> tuple[str, ...]:

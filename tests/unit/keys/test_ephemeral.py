@@ -9,7 +9,8 @@ from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, LimitError, Re
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind, new_key_id
 from hsmbridge.core.key_types import key_type
 from hsmbridge.core.permissions import KeyOperationPermission as P
-from hsmbridge.core.policy import Protection
+from hsmbridge.core.policy import NoncePolicy, Protection
+from hsmbridge.core.room import Room
 from hsmbridge.keys.access import SlotEntry
 from hsmbridge.keys.ephemeral import EphemeralKey, EphemeralKeys
 from hsmbridge.keys.resources import ConnectionResources
@@ -19,7 +20,7 @@ from tests.unit.storage.opened import name_of
 GCM = algorithm("AES-256-GCM")
 
 
-def new_key(permissions: P = P.ENCRYPT | P.DECRYPT) -> EphemeralKey:
+def new_key(permissions: P = P.ENCRYPT | P.DECRYPT, nonce_policy: NoncePolicy = NoncePolicy.SERVICE) -> EphemeralKey:
     return EphemeralKey(
         key_id=new_key_id(),
         provider="software",
@@ -29,6 +30,7 @@ def new_key(permissions: P = P.ENCRYPT | P.DECRYPT) -> EphemeralKey:
         reference=b"a reference",
         public_key=b"",
         protection=Protection.MEMORY,
+        nonce_policy=nonce_policy,
     )
 
 
@@ -201,6 +203,26 @@ def test_no_key_is_handed_back_twice_whatever_the_threads_do() -> None:
         thread.join(timeout=60)
     assert len(freed) == len({key.key_id for key in freed}) == 100
     assert keys.close() == []
+
+
+@pytest.mark.parametrize("end", ["released", "closed"])
+def test_the_nonces_chosen_for_a_key_are_forgotten_with_it(end: str) -> None:
+    data = Room(10_000, "no room")
+    keys = EphemeralKeys(limit=3, data=data)
+    resource = add(keys, new_key(nonce_policy=NoncePolicy.CALLER))
+    held = keys.acquire(resource, P.ENCRYPT, GCM)
+    assert held.nonce_policy is NoncePolicy.CALLER
+    assert held.nonces is None
+    assert held.chosen is not None
+    held.chosen.use(b"n" * 12)
+    assert not data.empty
+    if end == "released":
+        keys.release(resource)
+        assert not data.empty, "it is held still"
+        held.release()
+    else:
+        keys.close()
+    assert data.empty
 
 
 # Ids

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hsmbridge.core.errors import HsmBridgeError, KeyUseError, Status
+from hsmbridge.core.errors import HsmBridgeError, KeyUseError, LimitError, RequestError, Status
 from hsmbridge.core.identifiers import KeyId, new_key_id
 from hsmbridge.core.policy import NoncePolicy
+from hsmbridge.core.room import Room
 from hsmbridge.keys import nonces
-from hsmbridge.keys.nonces import CallerNonces, NonceSequence, ServiceNonces
+from hsmbridge.keys.nonces import REMEMBERED_SIZE, CallerNonces, ChosenNonces, NonceSequence, ServiceNonces
 from hsmbridge.storage.leases import MOST_ENCRYPTIONS
 from hsmbridge.storage.store import Store
 from tests.unit.storage.opened import open_at
@@ -174,3 +175,92 @@ def test_a_caller_never_chooses_where_the_service_does(store: Store, key_id: Key
     with pytest.raises(HsmBridgeError) as refusal:
         CallerNonces(store).use(key_id, NoncePolicy.SERVICE, b"a" * 12)
     assert refusal.value.status is Status.INTERNAL
+
+
+# Those that a caller chooses for an ephemeral key
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room(100 * REMEMBERED_SIZE, "no room")
+
+
+@pytest.mark.parametrize(("policy", "third"), [(NoncePolicy.CALLER, True), (NoncePolicy.MONOTONIC, False)])
+def test_a_nonce_chosen_for_an_ephemeral_key_is_taken_once(room: Room, policy: NoncePolicy, third: bool) -> None:
+    chosen = ChosenNonces(policy, room)
+    chosen.use((2).to_bytes(12, "big"))
+    with pytest.raises(KeyUseError) as refusal:
+        chosen.use((2).to_bytes(12, "big"))
+    assert refusal.value.status is Status.NONCE_REUSED
+    if third:
+        chosen.use((1).to_bytes(12, "big"))
+    else:
+        with pytest.raises(KeyUseError):
+            chosen.use((1).to_bytes(12, "big"))
+        with pytest.raises(RequestError):
+            chosen.use((3).to_bytes(16, "big"))
+    chosen.use((3).to_bytes(12, "big"))
+
+
+def test_one_of_many_threads_gets_a_chosen_nonce(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.CALLER, room)
+    taken: list[int] = []
+
+    def work() -> None:
+        for number in range(100):
+            try:
+                chosen.use(number.to_bytes(12, "big"))
+            except KeyUseError:
+                continue
+            taken.append(number)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(taken) == list(range(100))
+
+
+def test_remembering_with_an_ephemeral_key_has_a_limit(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.CALLER, room, limit=1)
+    chosen.use(b"a" * 12)
+    with pytest.raises(KeyUseError) as refusal:
+        chosen.use(b"b" * 12)
+    assert refusal.value.status is Status.KEY_ROTATION_REQUIRED
+    with pytest.raises(KeyUseError) as refusal:
+        chosen.use(b"a" * 12)
+    assert refusal.value.status is Status.NONCE_REUSED, "which is the worse of the two"
+
+
+def test_what_is_remembered_takes_room_until_the_key_is_gone() -> None:
+    room = Room(2 * REMEMBERED_SIZE, "no room")
+    first, second = ChosenNonces(NoncePolicy.CALLER, room), ChosenNonces(NoncePolicy.CALLER, room)
+    first.use(b"a" * 12)
+    second.use(b"a" * 12)
+    with pytest.raises(LimitError) as refusal:
+        second.use(b"b" * 12)
+    assert refusal.value.status is Status.TOO_MANY_RESOURCES
+    first.forget()
+    second.use(b"b" * 12)
+    second.forget()
+    assert room.empty
+    with pytest.raises(KeyUseError):
+        second.use(b"a" * 12)  # by an operation that outlived the connection
+    assert room.empty
+
+
+def test_nonces_that_grow_take_no_room(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.MONOTONIC, room)
+    for number in range(200):
+        chosen.use(number.to_bytes(12, "big"))
+    assert room.empty
+
+
+def test_an_ephemeral_key_ends_at_two_to_the_32_chosen_nonces(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.MONOTONIC, room)
+    chosen._count = MOST_ENCRYPTIONS - 1
+    chosen.use(b"a" * 12)
+    with pytest.raises(KeyUseError) as refusal:
+        chosen.use(b"b" * 12)
+    assert refusal.value.status is Status.KEY_ROTATION_REQUIRED

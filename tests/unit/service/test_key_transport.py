@@ -5,6 +5,7 @@ import pytest
 from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, KeyUseError, ProviderError, RequestError, Status
+from hsmbridge.core.identifiers import CryptoResourceId
 from hsmbridge.core.key_types import key_type
 from hsmbridge.core.params import GenerateKeyParams, ImportKeyParams, UnwrapKeyParams, WrapKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
@@ -402,11 +403,51 @@ def test_what_cannot_be_persisted_is_refused(service: Served) -> None:
     assert refused(service, m.PersistRequest(key, "web")).status is Status.KEY_OPERATION_NOT_PERMITTED
 
 
-def test_a_key_that_encrypted_goes_into_no_slot_whose_nonces_come_from_callers(service: Served) -> None:
-    key = ephemeral(service, P.ENCRYPT | P.DECRYPT, "AES-256").resource
+@pytest.mark.parametrize("permissions", [P.ENCRYPT | P.DECRYPT, WRAPPING])
+def test_a_key_that_encrypted_goes_into_no_slot_whose_nonces_come_from_callers(service: Served, permissions: P) -> None:
+    key = ephemeral(service, permissions, "AES-256").resource
     assert key is not None
-    service.slot("kept", "AES-256", P.ENCRYPT | P.DECRYPT, empty=True, nonce_policy=NoncePolicy.CALLER)
+    service.slot("kept", "AES-256", permissions, empty=True, nonce_policy=NoncePolicy.CALLER)
     assert refused(service, m.PersistRequest(key, "kept")).status is Status.INVALID_ARGUMENT
+
+
+def chosen(service: Served, policy: NoncePolicy, permissions: P = P.ENCRYPT | P.DECRYPT) -> CryptoResourceId:
+    """An ephemeral key whose nonces the caller chooses."""
+    params = GenerateKeyParams(key_type="AES-256", permissions=int(permissions))
+    made = service.ask(m.GenerateRequest(params, "", "here", policy), m.KeyReply).resource
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("policy", [NoncePolicy.CALLER, NoncePolicy.MONOTONIC])
+def test_an_ephemeral_key_takes_the_nonces_of_its_caller_once(service: Served, policy: NoncePolicy) -> None:
+    key = chosen(service, policy)
+    request = m.EncryptRequest(key, "AES-256-GCM", b"plain", b"aad", b"twelve bytes")
+    reply = service.ask(request, m.EncryptReply)
+    assert reply.nonce == b"twelve bytes"
+    back = m.DecryptRequest(key, "AES-256-GCM", reply.ciphertext, b"aad", reply.nonce, reply.tag)
+    assert service.ask(back, m.DecryptReply).plaintext == b"plain"
+    assert refused(service, request).status is Status.NONCE_REUSED
+    start = m.ContextStart(b"twelve bytes")
+    context = m.ContextEncryptRequest(key, "AES-256-GCM", m.ContextKind.AEAD, start)
+    assert refused(service, context).status is Status.NONCE_REUSED
+    assert refused(service, m.EncryptRequest(key, "AES-256-GCM", b"")).status is Status.INVALID_ARGUMENT
+    assert refused(service, m.EncryptRequest(key, "AES-256-GCM", b"", b"", b"short")).status is Status.INVALID_ARGUMENT
+
+
+def test_a_slot_keeps_its_own_nonce_policy(service: Served) -> None:
+    service.slot("kept", "AES-256", P.ENCRYPT | P.DECRYPT, empty=True)
+    params = GenerateKeyParams(key_type="AES-256", permissions=int(P.ENCRYPT | P.DECRYPT))
+    request = m.GenerateRequest(params, "kept", "", NoncePolicy.CALLER)
+    assert refused(service, request).status is Status.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("permissions", [P.ENCRYPT | P.DECRYPT, WRAPPING])
+def test_a_key_with_nonces_of_its_caller_is_not_kept(service: Served, permissions: P) -> None:
+    key = chosen(service, NoncePolicy.CALLER, permissions)
+    for policy in NoncePolicy:
+        service.slot(policy, "AES-256", permissions, empty=True, nonce_policy=policy)
+        assert refused(service, m.PersistRequest(key, policy)).status is Status.INVALID_ARGUMENT
 
 
 # Public keys, export, attestation
