@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 import sys
 
 import structlog
@@ -15,6 +14,7 @@ from hsmbridge.daemon.spec import decode_worker_spec
 from hsmbridge.daemon.worker import Worker
 from hsmbridge.providers.host.hardening import harden_process
 from hsmbridge.providers.host.log import log_to_stderr
+from hsmbridge.providers.host.placement import stay_on
 from hsmbridge.supervisor.inheritance import inherit
 
 EXIT_CANNOT_START = 3
@@ -27,8 +27,7 @@ def main() -> int:
     inheritance = inherit()
     spec = decode_worker_spec(inheritance.spec)
     log_to_stderr("worker", level=logging.getLevelNamesMapping()[spec.log_level.upper()], index=inheritance.index)
-    if inheritance.processors:  # after the imports: `wire.attention` counts those of the whole service
-        os.sched_setaffinity(0, inheritance.processors)
+    stay_on(inheritance.processors)  # after the imports: `wire.attention` counts those of the whole service
     take_descriptors(descriptors_needed(spec))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

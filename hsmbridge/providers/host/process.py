@@ -25,6 +25,7 @@ from hsmbridge.core.secrets import Pin
 from hsmbridge.providers.base import Provider
 from hsmbridge.providers.host.hardening import harden_process
 from hsmbridge.providers.host.log import log_to_stderr
+from hsmbridge.providers.host.placement import stay_on
 from hsmbridge.providers.host.server import HostServer, listen
 from hsmbridge.providers.host.spec import HostReport, HostSpec, read_spec
 from hsmbridge.providers.registry import ProviderSpec, open_provider
@@ -50,8 +51,7 @@ def main(arguments: Sequence[str] | None = None, opener: Opener = open_provider)
     try:
         spec, pin = read_spec(chosen.spec_fd)
         log_to_stderr("host", provider=spec.name)
-        if spec.processors:
-            os.sched_setaffinity(0, spec.processors)
+        stay_on(spec.processors)
         server, provider = _start(spec, pin, opener)
     except HsmBridgeError as problem:
         _report(chosen.status_fd, _failed(problem))
