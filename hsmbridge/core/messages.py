@@ -447,7 +447,7 @@ class KeyReply(_Message, frozen=True, array_like=True):
 
 
 class GenerateRequest(_Message, frozen=True, array_like=True):
-    """`nonce_policy` of each of these: of an ephemeral key; a slot has its own, and it stays at its default then."""
+    """`nonce_policy` here and in the requests that follow is of an ephemeral key; a slot has its own."""
 
     params: GenerateKeyParams
     slot: str = ""

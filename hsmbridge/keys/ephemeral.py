@@ -40,10 +40,11 @@ class _Live:
         self.nonces = NonceSequence.whole() if by_service else None
         self.chosen = None if by_service else ChosenNonces(key.nonce_policy, remembered)
 
-    def end(self) -> None:
-        """Nobody holds it any more."""
+    def end(self) -> EphemeralKey:
+        """Nobody holds it any more: the key, to be destroyed. Many nonces take a while to be forgotten."""
         if self.chosen is not None:
             self.chosen.forget()
+        return self.key
 
 
 class EphemeralKeys:
@@ -158,13 +159,15 @@ class EphemeralKeys:
         with self._lock:
             live = self._guarded_key(resource)
             del self._guarded[live.number]
-            return self._count_down(live)
+            over = self._count_down(live)
+        return live.end() if over else None
 
     def give_back(self, hold: int) -> EphemeralKey | None:
         """A hold of `acquire` ends: the key where it was the last one. Repeating it changes nothing."""
         with self._lock:
             live = self._holds.pop(hold, None)
-            return None if live is None else self._count_down(live)
+            over = live is not None and self._count_down(live)
+        return live.end() if live is not None and over else None
 
     def close(self) -> list[EphemeralKey]:
         """The connection ended: every key that was alive, to be destroyed. None is added any more."""
@@ -174,9 +177,7 @@ class EphemeralKeys:
             for table in (self._guarded, self._holds, self._alive):
                 table.clear()
             self._everywhere.give_back(len(ended))
-        for live in ended:
-            live.end()
-        return [live.key for live in ended]
+        return [live.end() for live in ended]
 
     def _guarded_key(self, resource: CryptoResourceId) -> _Live:
         live = self._guarded.get(resource.number) if resource.kind is ResourceKind.KEY else None
@@ -186,11 +187,11 @@ class EphemeralKeys:
             )
         return live
 
-    def _count_down(self, live: _Live) -> EphemeralKey | None:
+    def _count_down(self, live: _Live) -> bool:
+        """Whether nobody holds it any more."""
         live.count -= 1
         if live.count:
-            return None
+            return False
         del self._alive[live.number]
         self._everywhere.give_back(1)
-        live.end()
-        return live.key
+        return True

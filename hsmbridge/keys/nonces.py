@@ -11,7 +11,7 @@ of an ephemeral key here, because it does not outlive its connection.
 import secrets
 import threading
 
-from hsmbridge.core.errors import KeyUseError, Status, StoreError
+from hsmbridge.core.errors import KeyUseError, Status, StoreError, error
 from hsmbridge.core.identifiers import KeyId
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.core.room import Room
@@ -27,8 +27,8 @@ _KEPT = 65_536
 REMEMBERED_MAX = 1_000_000
 """Nonces of a caller's that are remembered of one key."""
 
-REMEMBERED_SIZE = 160
-"""Bytes that remembering a nonce takes, at most: the bytes object, and its share of a set that has just grown."""
+REMEMBERED_SIZE = 192
+"""Bytes that remembering a nonce takes: the bytes object, and its share of a set that has just grown."""
 
 
 class NonceSequence:
@@ -123,38 +123,49 @@ class ServiceNonces:
 
 
 class ChosenNonces:
-    """The nonces that a caller chooses for one ephemeral key. May be used from any thread."""
+    """The nonces that a caller chooses for one ephemeral key. May be used from any thread.
 
-    __slots__ = ("_count", "_greatest", "_limit", "_lock", "_over", "_room", "_used", "policy")
+    They are of one algorithm, the first one that the key encrypts with: the counter blocks of another mode could be
+    those that this one has used, although the nonces differ.
+    """
+
+    __slots__ = ("_algorithm", "_count", "_greatest", "_limit", "_lock", "_over", "_room", "_used", "policy")
 
     def __init__(self, policy: NoncePolicy, room: Room, limit: int = REMEMBERED_MAX) -> None:
         """Args: policy: CALLER or MONOTONIC; room: for what is remembered, in bytes; limit: nonces remembered."""
         self.policy = policy
         self._room = room
         self._limit = limit
+        self._algorithm = ""
         self._used: set[bytes] = set()
         self._greatest = b""
         self._count = 0
         self._over = False
         self._lock = threading.Lock()
 
-    def use(self, nonce: bytes) -> None:
-        """Take a nonce before it encrypts; it is spent even if the encryption then fails.
+    def use(self, algorithm: str, nonce: bytes) -> None:
+        """Take a nonce before it encrypts by an algorithm; it is spent even if the encryption then fails.
 
         Raises:
-            KeyUseError: NONCE_REUSED, KEY_ROTATION_REQUIRED.
+            KeyUseError: NONCE_REUSED, KEY_ROTATION_REQUIRED, ALGORITHM_NOT_ALLOWED.
             RequestError: INVALID_ARGUMENT where it must grow and does not have the length of those before.
             LimitError: TOO_MANY_RESOURCES where the principal has no room left.
+            ConnectionLost: the connection has ended, and the key with it.
         """
         with self._lock:
-            if self._count >= MOST_ENCRYPTIONS:
-                raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
+            if self._over:
+                raise error(Status.CONNECTION_LOST)
+            if algorithm != (self._algorithm or algorithm):
+                raise KeyUseError(
+                    Status.ALGORITHM_NOT_ALLOWED,
+                    f"This key has encrypted by {self._algorithm} with nonces that you chose, and does so by nothing"
+                    f" else now; make another one for {algorithm}.",
+                )
             if self.policy is NoncePolicy.MONOTONIC:
-                if self._greatest:
-                    require_greater(nonce, self._greatest)
-                self._greatest = nonce
+                self._advance(nonce)
             else:
                 self._remember(nonce)
+            self._algorithm = algorithm
             self._count += 1
 
     def forget(self) -> None:
@@ -164,11 +175,24 @@ class ChosenNonces:
             self._room.give_back(len(self._used) * REMEMBERED_SIZE)
             self._used.clear()
 
+    def _advance(self, nonce: bytes) -> None:
+        if self._greatest:
+            require_greater(nonce, self._greatest)
+        if self._count >= MOST_ENCRYPTIONS:
+            raise KeyUseError(
+                Status.KEY_ROTATION_REQUIRED, "This key has encrypted as often as is safe; make another one."
+            )
+        self._greatest = nonce
+
     def _remember(self, nonce: bytes) -> None:
         if nonce in self._used:
             raise KeyUseError(Status.NONCE_REUSED)
-        if self._over or len(self._used) >= self._limit:
-            raise KeyUseError(Status.KEY_ROTATION_REQUIRED)
+        if self._count >= self._limit:
+            raise KeyUseError(
+                Status.KEY_ROTATION_REQUIRED,
+                f"{self._limit:,} nonces are remembered of this key, which is the limit; make another one, or one whose"
+                " nonces grow (monotonic).",
+            )
         if not self._room.take(REMEMBERED_SIZE):
             raise self._room.refusal()
         self._used.add(nonce)

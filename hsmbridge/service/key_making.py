@@ -279,8 +279,8 @@ class KeyMaking:
         """
         if not slot:
             preferences = (provider,) if provider else tuple(self._catalogue.entries)
-            chosen = plan(preferences, fallback=True)
-            return (yield from self._ephemeral(session, row, asked, origin, nonce_policy, chosen))
+            planned = plan(preferences, fallback=True)
+            return (yield from self._ephemeral(session, row, asked, origin, nonce_policy, planned))
         if nonce_policy is not NoncePolicy.SERVICE:
             raise RequestError(
                 Status.INVALID_ARGUMENT,
@@ -298,8 +298,8 @@ class KeyMaking:
                 f"The nonces that this key has used already are not known to slot {record.name}, whose nonces come from"
                 " callers; choose a slot whose nonces the service chooses.",
             )
-        chosen = plan(record.providers, fallback=record.fallback)
-        made = yield from self.into_slot(record, row, asked, origin, chosen)
+        planned = plan(record.providers, fallback=record.fallback)
+        made = yield from self.into_slot(record, row, asked, origin, planned)
         yield from self._access.refresh(entry)
         return m.KeyReply(None, made.number, made.public_key)
 

@@ -122,7 +122,7 @@ class KeyTransport:
             )
         if not request.slot:
             raise RequestError(Status.INVALID_ARGUMENT, "Name the slot that the key is to be copied into.")
-        takes_nonces = bool(key.permissions & (P.ENCRYPT | P.WRAP))
+        takes_nonces = key.key_type.symmetric and bool(key.permissions & (P.ENCRYPT | P.WRAP))
         if takes_nonces and key.chosen is not None:
             raise RequestError(
                 Status.INVALID_ARGUMENT,

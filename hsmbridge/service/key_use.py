@@ -222,7 +222,7 @@ class KeyUse:
                 Status.INVALID_ARGUMENT, f"{row.name} takes a nonce of {row.nonce_size} bytes, not {len(given)}."
             )
         if key.chosen is not None:
-            key.chosen.use(given)
+            key.chosen.use(row.name, given)
         else:
             yield from store(lambda: self._caller_nonces.use(key.key_id, policy, given))
         return given

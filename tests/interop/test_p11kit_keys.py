@@ -55,6 +55,13 @@ def create(client: Client, session: int, **wanted: int | bytes) -> int:
     return handle
 
 
+def with_mechanisms(wanted: bytes, *mechanisms: int) -> bytes:
+    """A template and CKA_ALLOWED_MECHANISMS."""
+    allowed = struct.pack(">IBI", Cka.ALLOWED_MECHANISMS, 1, 8 * len(mechanisms))
+    allowed += struct.pack(">I", len(mechanisms)) + b"".join(u(one) for one in mechanisms)
+    return struct.pack(">I", struct.unpack_from(">I", wanted)[0] + 1) + wanted[4:] + allowed
+
+
 def big(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
@@ -116,10 +123,8 @@ def test_a_public_key_is_kept_and_verifies(client: Client, session: int) -> None
 
 def test_cbc_and_cmac_agree_with_others(client: Client, session: int) -> None:
     value, iv = os.urandom(32), os.urandom(16)
-    allowed = struct.pack(">IBI", Cka.ALLOWED_MECHANISMS, 1, 8) + struct.pack(">I", 1) + u(CBC_PAD)
     wanted = template(CLASS=SECRET, KEY_TYPE=AES, TOKEN=1, LABEL=b"cbc", VALUE=value, ENCRYPT=1, DECRYPT=1)
-    wanted = struct.pack(">I", struct.unpack_from(">I", wanted)[0] + 1) + wanted[4:] + allowed
-    handle = client.call("C_CreateObject", u(session), wanted)
+    handle = client.call("C_CreateObject", u(session), with_mechanisms(wanted, CBC_PAD))
     client.call("C_EncryptInit", u(session), client.mechanism(CBC_PAD, octets(iv)), u(handle))
     encrypted = client.call("C_Encrypt", u(session), ay(b"sixteen bytes..."), fy(32))
     decryptor = Cipher(algorithms.AES(value), modes.CBC(iv)).decryptor()
@@ -139,30 +144,56 @@ def test_cbc_and_cmac_agree_with_others(client: Client, session: int) -> None:
 
 
 @pytest.mark.parametrize("token", ["software", "softhsm"])
-def test_a_key_of_a_session_encrypts_with_ivs_of_the_application(client: Client, token: str) -> None:
+@pytest.mark.parametrize("mode", [GCM, CBC_PAD], ids=["GCM", "CBC"])
+def test_a_key_of_a_session_encrypts_with_ivs_of_the_application(client: Client, token: str, mode: int) -> None:
     session = client.open(client.slot(token))
-    value = os.urandom(32)
+    value, plain = os.urandom(32), b"sixteen bytes..."
     key = create(client, session, CLASS=SECRET, KEY_TYPE=AES, VALUE=value, ENCRYPT=1, DECRYPT=1)
-    modes_ = {
-        GCM: (gcm(b"n" * 12), AESGCM(value).encrypt(b"n" * 12, b"sixteen bytes...", b"")),
-        CBC_PAD: (octets(b"i" * 16), cbc_padded(value, b"i" * 16, b"sixteen bytes...")),
+    others = {
+        GCM: (gcm(b"n" * 12), AESGCM(value).encrypt(b"n" * 12, plain, b"")),
+        CBC_PAD: (octets(b"i" * 16), cbc_padded(value, b"i" * 16, plain)),
     }
-    for mechanism, (parameter, expected) in modes_.items():
-        client.call("C_EncryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
-        assert client.call("C_Encrypt", u(session), ay(b"sixteen bytes..."), fy(64)) == expected
-        client.call("C_EncryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
-        with refused(Ckr.ARGUMENTS_BAD):
-            client.call("C_Encrypt", u(session), ay(b"something else"), fy(64))
-        for _ in range(2):
-            client.call("C_DecryptInit", u(session), client.mechanism(mechanism, parameter), u(key))
-            assert client.call("C_Decrypt", u(session), ay(expected), fy(64)) == b"sixteen bytes..."
+    parameter, expected = others.pop(mode)
+    client.call("C_EncryptInit", u(session), client.mechanism(mode, parameter), u(key))
+    assert client.call("C_Encrypt", u(session), ay(plain), fy(64)) == expected
+    client.call("C_EncryptInit", u(session), client.mechanism(mode, parameter), u(key))
+    with refused(Ckr.ARGUMENTS_BAD):
+        client.call("C_Encrypt", u(session), ay(b"something else"), fy(64))
+    for _ in range(2):
+        client.call("C_DecryptInit", u(session), client.mechanism(mode, parameter), u(key))
+        assert client.call("C_Decrypt", u(session), ay(expected), fy(64)) == plain
+    ((other, (parameter, expected)),) = others.items()
+    client.call("C_EncryptInit", u(session), client.mechanism(other, parameter), u(key))
+    with refused(Ckr.MECHANISM_INVALID):
+        client.call("C_Encrypt", u(session), ay(plain), fy(64))
+    client.call("C_DecryptInit", u(session), client.mechanism(other, parameter), u(key))
+    assert client.call("C_Decrypt", u(session), ay(expected), fy(64)) == plain
+    with refused(Ckr.ACTION_PROHIBITED):
+        client.call("C_CopyObject", u(session), u(key), template(TOKEN=1, LABEL=b"its IVs are not known there"))
+
+
+def test_a_key_of_a_session_encrypts_in_parts(client: Client, session: int) -> None:
+    value = os.urandom(32)
+    key = create(client, session, CLASS=SECRET, KEY_TYPE=AES, VALUE=value, ENCRYPT=1)
     client.call("C_EncryptInit", u(session), client.mechanism(GCM, gcm(b"p" * 12)), u(key))
     for part in (b"in ", b"parts"):
         assert client.call("C_EncryptUpdate", u(session), ay(part), fy(64)) == b""
     sealed = client.call("C_EncryptFinal", u(session), fy(64))
     assert AESGCM(value).decrypt(b"p" * 12, sealed, b"") == b"in parts"
-    with refused(Ckr.ACTION_PROHIBITED):
-        client.call("C_CopyObject", u(session), u(key), template(TOKEN=1, LABEL=b"its IVs are not known there"))
+
+
+def test_a_key_of_a_session_does_not_wrap_by_what_its_template_leaves_out(client: Client, session: int) -> None:
+    wanted = template(VALUE_LEN=32, WRAP=1, UNWRAP=1)
+    handle = client.call(
+        "C_GenerateKey", u(session), client.mechanism(AES_GEN, plain=True), with_mechanisms(wanted, CBC_PAD)
+    )
+    key = generate(client, session, ENCRYPT=1, EXTRACTABLE=1)
+    mechanism = client.mechanism(GCM, gcm(b"w" * 12))
+    with refused(Ckr.MECHANISM_INVALID):
+        client.call("C_WrapKey", u(session), mechanism, u(handle), u(key), fy(48))
+    material = template(CLASS=SECRET, KEY_TYPE=AES, VALUE_LEN=32, ENCRYPT=1)
+    with refused(Ckr.MECHANISM_INVALID):
+        client.call("C_UnwrapKey", u(session), mechanism, u(handle), ay(bytes(48)), material)
 
 
 def test_a_key_of_a_session_wraps(client: Client, session: int) -> None:

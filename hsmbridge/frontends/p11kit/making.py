@@ -172,6 +172,8 @@ class Making:
         way = wrapping_way(mechanism or Mechanism(0), by.row)
         if P.WRAP not in by.permissions:
             raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
+        if not by.serves(way.algorithm, P.WRAP):
+            raise Refused(Ckr.MECHANISM_INVALID)
         if P.EXPORT not in one.permissions or not one.private:
             raise Refused(Ckr.KEY_UNEXTRACTABLE)
         size = way.encrypted_size(_material_size(one.row))
@@ -198,6 +200,8 @@ class Making:
         way = wrapping_way(mechanism or Mechanism(0), by.row)
         if P.UNWRAP not in by.permissions:
             raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
+        if not by.serves(way.algorithm, P.UNWRAP):
+            raise Refused(Ckr.MECHANISM_INVALID)
         given = table(template)
         kind, row = _unwrapped(given)
         want = wanted(row, {kind: {**given, Cka.EXTRACTABLE: 0}}, application.settings.templates, from_outside=True)

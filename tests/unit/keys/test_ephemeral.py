@@ -214,7 +214,7 @@ def test_the_nonces_chosen_for_a_key_are_forgotten_with_it(end: str) -> None:
     assert held.nonce_policy is NoncePolicy.CALLER
     assert held.nonces is None
     assert held.chosen is not None
-    held.chosen.use(b"n" * 12)
+    held.chosen.use(GCM.name, b"n" * 12)
     assert not data.empty
     if end == "released":
         keys.release(resource)

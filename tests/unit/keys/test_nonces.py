@@ -1,11 +1,12 @@
 """Nonces: no pair of key version and nonce twice, in whatever process, thread or order."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from hsmbridge.core.errors import HsmBridgeError, KeyUseError, LimitError, RequestError, Status
+from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, KeyUseError, LimitError, RequestError, Status
 from hsmbridge.core.identifiers import KeyId, new_key_id
 from hsmbridge.core.policy import NoncePolicy
 from hsmbridge.core.room import Room
@@ -14,6 +15,8 @@ from hsmbridge.keys.nonces import REMEMBERED_SIZE, CallerNonces, ChosenNonces, N
 from hsmbridge.storage.leases import MOST_ENCRYPTIONS
 from hsmbridge.storage.store import Store
 from tests.unit.storage.opened import open_at
+
+GCM = "AES-256-GCM"
 
 
 @pytest.fixture
@@ -185,82 +188,109 @@ def room() -> Room:
     return Room(100 * REMEMBERED_SIZE, "no room")
 
 
-@pytest.mark.parametrize(("policy", "third"), [(NoncePolicy.CALLER, True), (NoncePolicy.MONOTONIC, False)])
-def test_a_nonce_chosen_for_an_ephemeral_key_is_taken_once(room: Room, policy: NoncePolicy, third: bool) -> None:
+@pytest.mark.parametrize(("policy", "smaller_is_taken"), [(NoncePolicy.CALLER, True), (NoncePolicy.MONOTONIC, False)])
+def test_a_nonce_chosen_for_an_ephemeral_key_is_taken_once(
+    room: Room, policy: NoncePolicy, smaller_is_taken: bool
+) -> None:
     chosen = ChosenNonces(policy, room)
-    chosen.use((2).to_bytes(12, "big"))
+    chosen.use(GCM, (2).to_bytes(12, "big"))
     with pytest.raises(KeyUseError) as refusal:
-        chosen.use((2).to_bytes(12, "big"))
+        chosen.use(GCM, (2).to_bytes(12, "big"))
     assert refusal.value.status is Status.NONCE_REUSED
-    if third:
-        chosen.use((1).to_bytes(12, "big"))
+    if smaller_is_taken:
+        chosen.use(GCM, (1).to_bytes(12, "big"))
     else:
         with pytest.raises(KeyUseError):
-            chosen.use((1).to_bytes(12, "big"))
+            chosen.use(GCM, (1).to_bytes(12, "big"))
         with pytest.raises(RequestError):
-            chosen.use((3).to_bytes(16, "big"))
-    chosen.use((3).to_bytes(12, "big"))
+            chosen.use(GCM, (3).to_bytes(16, "big"))
+    chosen.use(GCM, (3).to_bytes(12, "big"))
 
 
-def test_one_of_many_threads_gets_a_chosen_nonce(room: Room) -> None:
-    chosen = ChosenNonces(NoncePolicy.CALLER, room)
-    taken: list[int] = []
+def test_of_two_threads_with_one_nonce_one_gets_it() -> None:
+    class Meeting(Room):
+        """Where two that both believe that the nonce is new would meet."""
+
+        def take(self, count: int) -> bool:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.5)
+            return super().take(count)
+
+    both = threading.Barrier(2)
+    chosen = ChosenNonces(NoncePolicy.CALLER, Meeting(10_000, "no room"))
+    refusals: list[Status] = []
 
     def work() -> None:
-        for number in range(100):
-            try:
-                chosen.use(number.to_bytes(12, "big"))
-            except KeyUseError:
-                continue
-            taken.append(number)
+        try:
+            chosen.use(GCM, b"n" * 12)
+        except KeyUseError as refusal:
+            refusals.append(refusal.status)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
-    assert sorted(taken) == list(range(100))
+        thread.join(timeout=10)
+    assert refusals == [Status.NONCE_REUSED]
+
+
+def test_nonces_of_a_caller_are_of_one_algorithm(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.CALLER, room)
+    chosen.use(GCM, b"n" * 12)
+    with pytest.raises(KeyUseError) as refusal:
+        chosen.use("AES-256-CTR", b"n" * 12 + b"\0\0\0\2")  # the keystream of that very encryption
+    assert refusal.value.status is Status.ALGORITHM_NOT_ALLOWED
+    assert GCM in refusal.value.message
+    chosen.use(GCM, b"m" * 12)
+
+
+def test_one_that_was_refused_does_not_say_which_algorithm(room: Room) -> None:
+    chosen = ChosenNonces(NoncePolicy.CALLER, Room(0, "no room"))
+    with pytest.raises(LimitError):
+        chosen.use(GCM, b"n" * 12)
+    chosen._room = room
+    chosen.use("AES-256-CTR", b"n" * 16)
 
 
 def test_remembering_with_an_ephemeral_key_has_a_limit(room: Room) -> None:
     chosen = ChosenNonces(NoncePolicy.CALLER, room, limit=1)
-    chosen.use(b"a" * 12)
+    chosen.use(GCM, b"a" * 12)
     with pytest.raises(KeyUseError) as refusal:
-        chosen.use(b"b" * 12)
+        chosen.use(GCM, b"b" * 12)
     assert refusal.value.status is Status.KEY_ROTATION_REQUIRED
     with pytest.raises(KeyUseError) as refusal:
-        chosen.use(b"a" * 12)
+        chosen.use(GCM, b"a" * 12)
     assert refusal.value.status is Status.NONCE_REUSED, "which is the worse of the two"
 
 
 def test_what_is_remembered_takes_room_until_the_key_is_gone() -> None:
     room = Room(2 * REMEMBERED_SIZE, "no room")
     first, second = ChosenNonces(NoncePolicy.CALLER, room), ChosenNonces(NoncePolicy.CALLER, room)
-    first.use(b"a" * 12)
-    second.use(b"a" * 12)
+    first.use(GCM, b"a" * 12)
+    second.use(GCM, b"a" * 12)
     with pytest.raises(LimitError) as refusal:
-        second.use(b"b" * 12)
+        second.use(GCM, b"b" * 12)
     assert refusal.value.status is Status.TOO_MANY_RESOURCES
     first.forget()
-    second.use(b"b" * 12)
+    second.use(GCM, b"b" * 12)
     second.forget()
     assert room.empty
-    with pytest.raises(KeyUseError):
-        second.use(b"a" * 12)  # by an operation that outlived the connection
+    with pytest.raises(ConnectionLost):
+        second.use(GCM, b"a" * 12)  # by an operation that outlived the connection
     assert room.empty
 
 
 def test_nonces_that_grow_take_no_room(room: Room) -> None:
     chosen = ChosenNonces(NoncePolicy.MONOTONIC, room)
     for number in range(200):
-        chosen.use(number.to_bytes(12, "big"))
+        chosen.use(GCM, number.to_bytes(12, "big"))
     assert room.empty
 
 
 def test_an_ephemeral_key_ends_at_two_to_the_32_chosen_nonces(room: Room) -> None:
     chosen = ChosenNonces(NoncePolicy.MONOTONIC, room)
     chosen._count = MOST_ENCRYPTIONS - 1
-    chosen.use(b"a" * 12)
+    chosen.use(GCM, b"a" * 12)
     with pytest.raises(KeyUseError) as refusal:
-        chosen.use(b"b" * 12)
+        chosen.use(GCM, b"b" * 12)
     assert refusal.value.status is Status.KEY_ROTATION_REQUIRED

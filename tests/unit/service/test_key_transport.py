@@ -431,6 +431,8 @@ def test_an_ephemeral_key_takes_the_nonces_of_its_caller_once(service: Served, p
     start = m.ContextStart(b"twelve bytes")
     context = m.ContextEncryptRequest(key, "AES-256-GCM", m.ContextKind.AEAD, start)
     assert refused(service, context).status is Status.NONCE_REUSED
+    counter = m.EncryptRequest(key, "AES-256-CTR", b"", b"", b"sixteen bytes...")
+    assert refused(service, counter).status is Status.ALGORITHM_NOT_ALLOWED
     assert refused(service, m.EncryptRequest(key, "AES-256-GCM", b"")).status is Status.INVALID_ARGUMENT
     assert refused(service, m.EncryptRequest(key, "AES-256-GCM", b"", b"", b"short")).status is Status.INVALID_ARGUMENT
 
