@@ -22,7 +22,7 @@ P = KeyOperationPermission
 Work = Callable[[bytes], None]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lab() -> Iterator[Lab]:
     with Lab.start() as lab:
         yield lab
