@@ -304,6 +304,11 @@ def check_permissions_fit(row: KeyType, permissions: P) -> None:
         )
 
 
+def may_have_used_nonces(row: KeyType, permissions: P) -> bool:
+    """Whether a key of a type has perhaps encrypted with nonces, as far as its permissions tell: an AEAD wraps, too."""
+    return row.symmetric and bool(permissions & (P.ENCRYPT | P.WRAP))
+
+
 def unknown_name(what: str, name: str, known: Mapping[str, object]) -> str:
     """A sentence for a name that no table has: too long, or which known one comes nearest."""
     if len(name.encode()) > ALGORITHM_NAME_MAX:

@@ -160,14 +160,14 @@ class EphemeralKeys:
             live = self._guarded_key(resource)
             del self._guarded[live.number]
             over = self._count_down(live)
-        return live.end() if over else None
+        return None if over is None else over.end()
 
     def give_back(self, hold: int) -> EphemeralKey | None:
         """A hold of `acquire` ends: the key where it was the last one. Repeating it changes nothing."""
         with self._lock:
             live = self._holds.pop(hold, None)
-            over = live is not None and self._count_down(live)
-        return live.end() if live is not None and over else None
+            over = None if live is None else self._count_down(live)
+        return None if over is None else over.end()
 
     def close(self) -> list[EphemeralKey]:
         """The connection ended: every key that was alive, to be destroyed. None is added any more."""
@@ -187,11 +187,11 @@ class EphemeralKeys:
             )
         return live
 
-    def _count_down(self, live: _Live) -> bool:
-        """Whether nobody holds it any more."""
+    def _count_down(self, live: _Live) -> _Live | None:
+        """The key where nobody holds it any more; it is ended without the lock."""
         live.count -= 1
         if live.count:
-            return False
+            return None
         del self._alive[live.number]
         self._everywhere.give_back(1)
-        return True
+        return live

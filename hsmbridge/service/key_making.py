@@ -35,6 +35,8 @@ from hsmbridge.storage.records import NewVersion, Origin, SlotRecord, VersionRec
 
 _log = structlog.get_logger(__name__)
 
+MakingRequest = m.GenerateRequest | m.DeriveRequest | m.AgreeRequest | m.ImportRequest | m.UnwrapRequest
+
 Make = Callable[[calls.KeyTarget], Steps[calls.MadeKey]]
 """Makes the key that a target describes, at the provider that was chosen."""
 
@@ -86,18 +88,7 @@ class KeyMaking:
         def plan(preferences: tuple[str, ...], *, fallback: bool) -> Plan:
             return self.generation(preferences, row, fallback=fallback)
 
-        return (
-            yield from self.make(
-                session,
-                row,
-                request.params.allowed,
-                Origin.GENERATED,
-                request.slot,
-                request.provider,
-                plan,
-                nonce_policy=request.nonce_policy,
-            )
-        )
+        return (yield from self.make(session, request, Origin.GENERATED, request.provider, plan))
 
     def derive(self, session: Session, request: m.DeriveRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
         kdf = request.params.kdf
@@ -110,18 +101,7 @@ class KeyMaking:
             choice = self._catalogue.choose((key.provider,), row.name, fallback=True, generate=False)
             return Plan(choice, lambda target: self._derive(key, kdf, target))
 
-        return (
-            yield from self.make(
-                session,
-                row,
-                request.params.allowed,
-                Origin.DERIVED,
-                request.slot,
-                key.provider,
-                plan,
-                nonce_policy=request.nonce_policy,
-            )
-        )
+        return (yield from self.make(session, request, Origin.DERIVED, key.provider, plan))
 
     def agree(self, session: Session, request: m.AgreeRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
         params = request.params
@@ -138,18 +118,7 @@ class KeyMaking:
                 preferences += self._takers_in_daemon(row)
             return self._agreement(key, agreement, params, row, preferences, fallback=fallback)
 
-        return (
-            yield from self.make(
-                session,
-                row,
-                params.allowed,
-                Origin.AGREED,
-                request.slot,
-                key.provider,
-                plan,
-                nonce_policy=request.nonce_policy,
-            )
-        )
+        return (yield from self.make(session, request, Origin.AGREED, key.provider, plan))
 
     def import_key(self, session: Session, request: m.ImportRequest) -> Steps[m.KeyReply]:
         row = key_type(request.params.key_type)
@@ -171,18 +140,7 @@ class KeyMaking:
                 ),
             )
 
-        return (
-            yield from self.make(
-                session,
-                row,
-                request.params.allowed,
-                Origin.IMPORTED,
-                request.slot,
-                request.provider,
-                plan,
-                nonce_policy=request.nonce_policy,
-            )
-        )
+        return (yield from self.make(session, request, Origin.IMPORTED, request.provider, plan))
 
     def put_secret(self, session: Session, secret: bytes, slot: str) -> Steps[int]:
         """Write a secret that a KEM yielded into a slot, as it is. Answers the new version's number."""
@@ -257,42 +215,49 @@ class KeyMaking:
     # Ways of making
 
     def make(
+        self, session: Session, request: MakingRequest, origin: Origin, provider: str, plan: _Planner
+    ) -> Steps[m.KeyReply]:
+        """Make the key of a request by a plan: ephemeral, or in the slot that it names.
+
+        Args:
+            provider: for an ephemeral key the only one to be asked, or "".
+        """
+        row, asked = key_type(request.params.key_type), request.params.allowed
+        if not request.slot:
+            preferences = (provider,) if provider else tuple(self._catalogue.entries)
+            planned = plan(preferences, fallback=True)
+            return (yield from self._ephemeral(session, row, asked, origin, request.nonce_policy, planned))
+        if request.nonce_policy is not NoncePolicy.SERVICE:
+            raise RequestError(
+                Status.INVALID_ARGUMENT,
+                "A slot says itself who chooses its nonces; give no nonce policy for a key that goes into one.",
+            )
+        return (yield from self.into_named_slot(session, row, asked, origin, request.slot, plan))
+
+    def into_named_slot(
         self,
         session: Session,
         row: KeyType,
         asked: P,
         origin: Origin,
         slot: str,
-        provider: str,
         plan: _Planner,
         *,
-        nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
-        slot_nonce_policy: NoncePolicy | None = None,
+        nonce_policy: NoncePolicy | None = None,
     ) -> Steps[m.KeyReply]:
-        """Make a key by a plan: ephemeral, or with `slot` there.
+        """Make a key by a plan as a new version of a slot that the principal may fill.
 
         Args:
             asked: the permissions; it gets at most these.
-            provider: for an ephemeral key the only one to be asked, or "".
-            nonce_policy: of an ephemeral key; a slot has its own.
-            slot_nonce_policy: the only one that the slot may have, where the key has encrypted before.
+            nonce_policy: the only one that the slot may have, where the key has encrypted before.
         """
-        if not slot:
-            preferences = (provider,) if provider else tuple(self._catalogue.entries)
-            planned = plan(preferences, fallback=True)
-            return (yield from self._ephemeral(session, row, asked, origin, nonce_policy, planned))
-        if nonce_policy is not NoncePolicy.SERVICE:
-            raise RequestError(
-                Status.INVALID_ARGUMENT,
-                "A slot says itself who chooses its nonces; give no nonce policy for a key that goes into one.",
-            )
         entry = yield from self._access.named(session, slot)
         record = require_new_version(entry, session.principal)
         if record.key_type != row.name:
             raise RequestError(
                 Status.KEY_TYPE_MISMATCH, f"Slot {record.name} holds keys of type {record.key_type}, not {row.name}."
             )
-        if slot_nonce_policy is not None and record.nonce_policy is not slot_nonce_policy:
+        if nonce_policy is not None and record.nonce_policy is not nonce_policy:
             raise RequestError(
                 Status.INVALID_ARGUMENT,
                 f"The nonces that this key has used already are not known to slot {record.name}, whose nonces come from"

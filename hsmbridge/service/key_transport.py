@@ -13,7 +13,7 @@ from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm, KeyOperation, Kind, algorithm
 from hsmbridge.core.errors import DecryptionFailed, KeyUseError, ProviderError, RequestError, Status, error
 from hsmbridge.core.identifiers import new_key_id
-from hsmbridge.core.key_types import Family, KeyType, key_type
+from hsmbridge.core.key_types import Family, KeyType, key_type, may_have_used_nonces
 from hsmbridge.core.params import UnwrapKeyParams
 from hsmbridge.core.permissions import KeyOperationPermission as P
 from hsmbridge.core.policy import NoncePolicy
@@ -101,18 +101,7 @@ class KeyTransport:
             candidates = tuple(key for key in there if key.provider == choice.provider)
             return Plan(choice, lambda target: self._unwrap(candidates, request.material, params, target))
 
-        return (
-            yield from self._making.make(
-                session,
-                row,
-                params.allowed,
-                Origin.UNWRAPPED,
-                request.slot,
-                provider,
-                plan,
-                nonce_policy=request.nonce_policy,
-            )
-        )
+        return (yield from self._making.make(session, request, Origin.UNWRAPPED, provider, plan))
 
     def persist(self, session: Session, request: m.PersistRequest, key: AcquiredKey) -> Steps[m.KeyReply]:
         """Copy an ephemeral key into a slot; it gets at most its own permissions, and keeps its origin."""
@@ -122,8 +111,8 @@ class KeyTransport:
             )
         if not request.slot:
             raise RequestError(Status.INVALID_ARGUMENT, "Name the slot that the key is to be copied into.")
-        takes_nonces = key.key_type.symmetric and bool(key.permissions & (P.ENCRYPT | P.WRAP))
-        if takes_nonces and key.chosen is not None:
+        used = may_have_used_nonces(key.key_type, key.permissions)
+        if used and key.chosen is not None:
             raise RequestError(
                 Status.INVALID_ARGUMENT,
                 "No slot knows which nonces you have chosen for this key; a key that encrypts or wraps with such is not"
@@ -138,15 +127,14 @@ class KeyTransport:
             return Plan(choice, lambda target: self._copy(key, target))
 
         return (
-            yield from self._making.make(
+            yield from self._making.into_named_slot(
                 session,
                 key.key_type,
                 key.permissions,
                 origin,
                 request.slot,
-                key.provider,
                 plan,
-                slot_nonce_policy=NoncePolicy.SERVICE if takes_nonces else None,
+                nonce_policy=NoncePolicy.SERVICE if used else None,
             )
         )
 

@@ -6,7 +6,7 @@ A slot is named after label and id, belongs to the caller, and leaves nonces to 
 from typing import Final
 
 from hsmbridge.core import messages as m
-from hsmbridge.core.key_types import Family, KeyType
+from hsmbridge.core.key_types import Family, KeyType, may_have_used_nonces
 from hsmbridge.core.params import (
     X963,
     AgreeKeyParams,
@@ -37,6 +37,7 @@ from hsmbridge.frontends.p11kit.templates import (
     table,
     wanted,
 )
+from hsmbridge.frontends.p11kit.under_way import require_permitted
 from hsmbridge.frontends.p11kit.ways import wrapping_way
 from hsmbridge.wire.p11kit import NO_UPDATE, Needed
 from hsmbridge.wire.p11kit_attributes import Attribute
@@ -109,7 +110,7 @@ class Making:
         one = yield from application.live_key(session, object_handle, Ckr.OBJECT_HANDLE_INVALID)
         given = table(template)
         # A slot made here takes its nonces from callers, and which ones a session's key has used nobody will know.
-        used = one.row.symmetric and bool(one.permissions & (P.ENCRYPT | P.WRAP))
+        used = may_have_used_nonces(one.row, one.permissions)
         if one.on_token or used or not number(given, Cka.TOKEN):
             raise Refused(Ckr.ACTION_PROHIBITED)
         want = Wanted(
@@ -170,10 +171,7 @@ class Making:
         by = yield from application.live_key(session, wrapping, Ckr.KEY_HANDLE_INVALID)
         one = yield from application.live_key(session, key, Ckr.KEY_HANDLE_INVALID)
         way = wrapping_way(mechanism or Mechanism(0), by.row)
-        if P.WRAP not in by.permissions:
-            raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
-        if not by.serves(way.algorithm, P.WRAP):
-            raise Refused(Ckr.MECHANISM_INVALID)
+        require_permitted(by, P.WRAP, way.algorithm)
         if P.EXPORT not in one.permissions or not one.private:
             raise Refused(Ckr.KEY_UNEXTRACTABLE)
         size = way.encrypted_size(_material_size(one.row))
@@ -198,10 +196,7 @@ class Making:
         session = self._new.user(handle, MechanismFlag.DECRYPT | MechanismFlag.UNWRAP, mechanism)
         by = yield from application.live_key(session, unwrapping, Ckr.KEY_HANDLE_INVALID)
         way = wrapping_way(mechanism or Mechanism(0), by.row)
-        if P.UNWRAP not in by.permissions:
-            raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
-        if not by.serves(way.algorithm, P.UNWRAP):
-            raise Refused(Ckr.MECHANISM_INVALID)
+        require_permitted(by, P.UNWRAP, way.algorithm)
         given = table(template)
         kind, row = _unwrapped(given)
         want = wanted(row, {kind: {**given, Cka.EXTRACTABLE: 0}}, application.settings.templates, from_outside=True)

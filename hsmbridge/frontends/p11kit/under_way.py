@@ -72,9 +72,16 @@ def require_use(one: KeyObject, permission: P, session: PkcsSession, *rows: Algo
     if not offered:
         # The mechanism is there, but not with this hash.
         raise Refused(Ckr.MECHANISM_PARAM_INVALID)
-    if permission not in PERMISSIONS[one.kind].values() or permission not in one.permissions:
+    if permission not in PERMISSIONS[one.kind].values():
         raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
-    if not any(one.serves(row, permission) for row in offered):
+    require_permitted(one, permission, *offered)
+
+
+def require_permitted(one: KeyObject, permission: P, *rows: Algorithm) -> None:
+    """Raises Refused where a key may not do it at all, or not by any of the algorithms."""
+    if permission not in one.permissions:
+        raise Refused(Ckr.KEY_FUNCTION_NOT_PERMITTED)
+    if not any(one.serves(row, permission) for row in rows):
         raise Refused(Ckr.MECHANISM_INVALID)
 
 

@@ -41,10 +41,14 @@ def keys(service: Served) -> None:
 
 
 def ephemeral(
-    service: Served, permissions: P = SIGNING, type_name: str = "EC-P256", provider: str = "here"
+    service: Served,
+    permissions: P = SIGNING,
+    type_name: str = "EC-P256",
+    provider: str = "here",
+    nonce_policy: NoncePolicy = NoncePolicy.SERVICE,
 ) -> m.KeyReply:
     params = GenerateKeyParams(key_type=type_name, permissions=int(permissions))
-    return service.ask(m.GenerateRequest(params, "", provider), m.KeyReply)
+    return service.ask(m.GenerateRequest(params, "", provider, nonce_policy), m.KeyReply)
 
 
 # Wrapping
@@ -413,8 +417,7 @@ def test_a_key_that_encrypted_goes_into_no_slot_whose_nonces_come_from_callers(s
 
 def chosen(service: Served, policy: NoncePolicy, permissions: P = P.ENCRYPT | P.DECRYPT) -> CryptoResourceId:
     """An ephemeral key whose nonces the caller chooses."""
-    params = GenerateKeyParams(key_type="AES-256", permissions=int(permissions))
-    made = service.ask(m.GenerateRequest(params, "", "here", policy), m.KeyReply).resource
+    made = ephemeral(service, permissions, "AES-256", nonce_policy=policy).resource
     assert made is not None
     return made
 
