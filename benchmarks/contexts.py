@@ -91,6 +91,11 @@ def _decryption(choice: Choice, stack: CryptoStack) -> Iterator[Result]:
                     against_name="into",
                     turns=choice.turns,
                 )
+        case = f"decrypt {name} of the caller's bytes"
+        if case in choice:
+            sealed = stack.encrypt(_NAME, GCM, os.urandom(size))
+            ours = repeating(lambda sealed=sealed: stack.decrypt(_NAME, GCM, sealed))  # type: ignore[misc]
+            yield compare(SUITE, case, ours, repeating(_decrypt(size)), turns=choice.turns)
 
 
 def _many(choice: Choice, stack: CryptoStack) -> Iterator[Result]:

@@ -22,7 +22,7 @@ from hsmbridge.client.keys import Key
 from hsmbridge.client.memory import Allocation, MemoryAllocator
 from hsmbridge.client.results import Ciphertext, Mac
 from hsmbridge.core import messages as m
-from hsmbridge.core.algorithms import Algorithm
+from hsmbridge.core.algorithms import ALGORITHMS, Algorithm
 from hsmbridge.core.errors import ConnectionLost, HsmBridgeError, LimitError, RequestError, Status, WireError
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind
 from hsmbridge.wire.codec import decode_reply, encode_request
@@ -60,9 +60,19 @@ class SharedBuffers:
             raise RequestError(Status.INVALID_ARGUMENT, f"The part has {part.length:,} bytes, not {length:,}.")
         return m.SharedRange(self._buffer, part.offset, length)
 
+    def append_tag(self, part: Allocation, length: int, tag: bytes) -> m.SharedRange | None:
+        """Write a tag into a part's spare bytes, behind a ciphertext that fills the part: the range of both.
+
+        None, with nothing written, where the ciphertext does not fill it or the tag has no room.
+        """
+        if length != part.length or len(tag) > len(part.spare):
+            return None
+        part.spare[: len(tag)] = tag
+        return m.SharedRange(self._buffer, part.offset, length + len(tag))
+
     def whole(self, part: Allocation) -> m.SharedRange:
         """All of a part, with what it has to spare."""
-        return m.SharedRange(self._buffer, part.offset, part.length + part.spare)
+        return m.SharedRange(self._buffer, part.offset, part.length + len(part.spare))
 
 
 class DataPlane(Caller):
@@ -167,15 +177,25 @@ class DataPlane(Caller):
         version: int = 0,
         timeout: Timeout = UNSET,
     ) -> m.SharedDecryptReply:
-        """Decrypt the first `length` bytes of a part; the plaintext takes their place once its tag was verified.
+        """Decrypt the first `length` bytes of a part, which must not change until this returns.
 
-        Raises DecryptionFailed whatever is wrong; the part is as it was then.
+        The plaintext takes their place once its tag was verified, and its `length` is told.
+
+        Args:
+            tag: of an AEAD; empty where it is the end of those `length` bytes, and for algorithms that have none. A
+                named one may be written behind the part, into `spare`.
+
+        Raises DecryptionFailed whatever is wrong with the data; `view` is as it was then. Else as `decrypt`.
         """
-        associated, given, tagged = octets(aad), octets(nonce), octets(tag)
+        associated, given, apart = octets(aad), octets(nonce), octets(tag)
 
         def make(resource: CryptoResourceId, where: SharedBuffers) -> m.SharedDecryptRequest:
-            source, target = where.range(part, length), where.range(part, part.length)
-            return m.SharedDecryptRequest(resource, algorithm, source, target, associated, given, tagged, version)
+            source, target, sent = where.range(part, length), where.range(part, part.length), apart
+            if apart and _fits(algorithm, apart):
+                both = where.append_tag(part, length, apart)
+                if both is not None:
+                    source, sent = both, b""
+            return m.SharedDecryptRequest(resource, algorithm, source, target, associated, given, sent, version)
 
         return self._in_place(m.SharedDecryptReply, make, key, part, timeout)
 
@@ -263,18 +283,19 @@ class DataPlane(Caller):
         return self._large(m.SharedEncryptManyReply, make, ends[-1], fill, key, timeout, take)
 
     def _large_decrypt(self, key: Key, algorithm: str, given: Ciphertext, aad: bytes, timeout: Timeout) -> bytes | None:
-        data = given.ciphertext
+        ciphertext, tag = given.ciphertext, given.tag
+        if not _fits(algorithm, tag):
+            return None
+        length = len(ciphertext) + len(tag)
 
         def make(resource: CryptoResourceId, buffers: SharedBuffers, part: Allocation) -> m.SharedDecryptRequest:
-            source, target = buffers.range(part, len(data)), buffers.range(part, part.length)
-            return m.SharedDecryptRequest(
-                resource, algorithm, source, target, aad, given.nonce, given.tag, given.version
-            )
+            source, target = buffers.range(part, length), buffers.range(part, part.length)
+            return m.SharedDecryptRequest(resource, algorithm, source, target, aad, given.nonce, b"", given.version)
 
         def take(reply: m.SharedDecryptReply, part: Allocation) -> bytes:
             return bytes(part.view[: reply.length])
 
-        return self._large(m.SharedDecryptReply, make, len(data), _copying(data), key, timeout, take)
+        return self._large(m.SharedDecryptReply, make, length, _copying(ciphertext, tag), key, timeout, take)
 
     def _large(
         self,
@@ -326,11 +347,20 @@ def _has_ended(problem: HsmBridgeError) -> bool:
     return not isinstance(problem, ConnectionLost) and problem.status is not Status.OPERATION_TIMED_OUT
 
 
-def _copying(data: bytes) -> Callable[[memoryview], None]:
+def _copying(*pieces: bytes) -> Callable[[memoryview], None]:
     def fill(memory: memoryview) -> None:
-        memory[: len(data)] = data
+        start = 0
+        for piece in pieces:
+            memory[start : start + len(piece)] = piece
+            start += len(piece)
 
     return fill
+
+
+def _fits(algorithm: str, tag: bytes) -> bool:
+    """Whether a tag has the length that the daemon takes from behind a ciphertext."""
+    row = ALGORITHMS.get(algorithm)
+    return row is not None and len(tag) == row.tag_size
 
 
 def _buffers_of(connection: Connection, seconds: float | None) -> SharedBuffers | None:

@@ -21,20 +21,19 @@ class Allocation:
     Attributes:
         offset: where it begins.
         length: bytes asked for.
-        spare: bytes behind them that belong to it too, for what is put behind a message.
-        view: those asked for; dead when the part is released.
+        view: the bytes asked for; dead when the part is released, as is `spare`.
+        spare: those behind them that belong to it too, for what is put behind a message.
     """
 
-    __slots__ = ("_allocator", "length", "offset", "spare", "view")
+    __slots__ = ("_allocator", "_taken", "length", "offset", "spare", "view")
 
-    def __init__(
-        self, allocator: "MemoryAllocator", offset: int, length: int, view: memoryview, spare: int = 0
-    ) -> None:
+    def __init__(self, allocator: "MemoryAllocator", offset: int, view: memoryview, spare: memoryview) -> None:
         self._allocator: MemoryAllocator | None = allocator
         self.offset = offset
-        self.length = length
-        self.spare = spare
+        self.length = len(view)
         self.view = view
+        self.spare = spare
+        self._taken = len(view) + len(spare)
 
     @property
     def allocator(self) -> "MemoryAllocator | None":
@@ -51,8 +50,9 @@ class Allocation:
         allocator = self._allocator
         if allocator is not None:
             self.view.release()
+            self.spare.release()
             self._allocator = None
-            allocator.take_back(self.offset, self.length + self.spare)
+            allocator.take_back(self.offset, self._taken)
 
     def abandon(self) -> None:
         """Never give it back: somebody may still write to it, and nobody else is to get it."""
@@ -115,7 +115,8 @@ class MemoryAllocator:
                         del self._free[index]
                     else:
                         self._free[index] = offset + taken, free - taken
-                    return Allocation(self, offset, length, self._memory[offset : offset + length], spare)
+                    whole = self._memory[offset : offset + length + spare]
+                    return Allocation(self, offset, whole[:length], whole[length:])
         raise LimitError(Status.TOO_MANY_RESOURCES, f"There are no {length:,} bytes in one piece; release some parts.")
 
     def take_back(self, offset: int, length: int) -> None:

@@ -500,7 +500,8 @@ class DecryptInto(msgspec.Struct, frozen=True):
     """As DecryptCall, for AEADs, with the plaintext in memory of the caller. → int, its length.
 
     Attributes:
-        sealed: the ciphertext and behind it the tag; they do not change meanwhile.
+        sealed: the ciphertext and behind it the tag. Only who is to get the plaintext may be able to change them
+            meanwhile: a change after the tag was verified goes into the plaintext.
         target: as long as the ciphertext, and perhaps where that lies. Nobody else sees it: there may be plaintext
             in it before the tag is verified, and after a failure.
     """

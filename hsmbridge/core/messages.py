@@ -1047,7 +1047,13 @@ class SharedEncryptManyReply(_Message, frozen=True, array_like=True):
 
 
 class SharedDecryptRequest(_Message, frozen=True, array_like=True):
-    """As DecryptRequest; the plaintext goes to `target` once its tag was verified."""
+    """As DecryptRequest; the plaintext goes to `target` once its tag was verified.
+
+    Attributes:
+        source: the ciphertext; of an AEAD with its tag behind it where `tag` is empty, which spares a copy.
+        target: of an AEAD, as long as the ciphertext without its tag at least.
+        tag: of an AEAD, or empty. Other algorithms have none, and all of `source` is ciphertext.
+    """
 
     key: CryptoResourceId
     algorithm: str

@@ -69,7 +69,8 @@ class Session:
         used: the providers that were asked to have something for it.
         shares: what it has together with the principal's other connections.
         memory: what it shares with its client, or None.
-        plans: by kind of request, number of the slot's id, and algorithm; filled by the short way.
+        plans: by kind of request, number of the slot's id, algorithm, and version asked for (0: any); filled by the
+            short way.
     """
 
     principal: str
@@ -80,4 +81,4 @@ class Session:
     contexts: OpenContexts = field(default_factory=OpenContexts)
     owner: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     used: set[str] = field(default_factory=set)
-    plans: dict[tuple[type[msgspec.Struct], int, str], Plan] = field(default_factory=dict)
+    plans: dict[tuple[type[msgspec.Struct], int, str, int], Plan] = field(default_factory=dict)

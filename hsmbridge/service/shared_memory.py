@@ -1,8 +1,8 @@
 """Memory that the daemon shares with one client: a memfd that the daemon makes, seals and maps.
 
 The seals (fcntl(2): F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL) keep a client from truncating it under the daemon, which
-would be a SIGBUS. How large it is, the daemon knows by itself; what lies in it may change at any moment, so nothing is
-ever decided on it, and what must not change is copied first.
+would be a SIGBUS. How large it is, the daemon knows by itself; what lies in it may change at any moment, so no
+range, key or algorithm is ever taken from it, and what must not change is copied first.
 """
 
 import fcntl

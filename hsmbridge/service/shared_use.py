@@ -1,8 +1,8 @@
 """Uses of keys over shared memory: the ordinary operations, with data taken from there and results put there.
 
-Read in place: what is digested, and the plaintext of an AEAD encryption; a client that changes it meanwhile gets the
-digest or ciphertext of something in between. Everything else is copied first: messages that are authenticated, and
-ciphertexts, whose plaintext is put into the target when the tag was verified and not before.
+Read in place: data to be digested, plaintexts that an AEAD encrypts and, on the short way, ciphertexts of an AEAD with
+their tag behind them. A client that changes them meanwhile gets the digest, ciphertext or plaintext of something in
+between. Everything else is copied first. A plaintext is put into the target when its tag was verified and not before.
 """
 
 from itertools import repeat
@@ -62,17 +62,15 @@ class SharedUse:
         return m.SharedEncryptManyReply(keys[0].version, [made.nonce for made in sealed])
 
     def decrypt(self, session: Session, request: m.SharedDecryptRequest, keys: Keys) -> Steps[m.SharedDecryptReply]:
-        memory = _memory(session)
-        memory.view(request.target)
+        memory, row = _memory(session), algorithm(request.algorithm)
+        source, tag = memory.view(request.source), request.tag
+        end = len(source) if tag else max(len(source) - row.tag_size, 0)
+        ciphertext, tag = bytes(source[:end]), tag or bytes(source[end:])
+        # A padded plaintext is shorter, nobody knows yet by how much.
+        _check_target(memory, request.target, len(ciphertext) if row.kind is Kind.AEAD else 0)
         reply = yield from self._use.decrypt(
             m.DecryptRequest(
-                request.key,
-                request.algorithm,
-                memory.copy(request.source),
-                request.aad,
-                request.nonce,
-                request.tag,
-                request.version,
+                request.key, request.algorithm, ciphertext, request.aad, request.nonce, tag, request.version
             ),
             keys,
         )

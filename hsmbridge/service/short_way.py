@@ -38,7 +38,7 @@ from hsmbridge.keys.nonces import ServiceNonces
 from hsmbridge.service.audit import AuditSink
 from hsmbridge.service.catalogue import ProviderCatalogue
 from hsmbridge.service.key_access import KeyAccess
-from hsmbridge.service.private_memory import PrivateMemory
+from hsmbridge.service.private_memory import PrivateMemory, copy_out
 from hsmbridge.service.session import Plan, Session
 from hsmbridge.service.shared_use import messages_in
 
@@ -149,7 +149,7 @@ class ShortWay:
         return True
 
     def _sign(self, session: Session, r: m.SignRequest) -> m.SignReply | Prepared:
-        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
         call = SignCall(plan.handle, r.algorithm, r.message, r.parameters)
@@ -159,7 +159,7 @@ class ShortWay:
         return Prepared(plan, call, lambda made: m.SignReply(cast(bytes, made), version))
 
     def _sign_many(self, session: Session, r: m.SignManyRequest) -> m.SignManyReply:
-        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
         call = SignManyCall(plan.handle, r.algorithm, r.messages, r.parameters)
@@ -168,7 +168,7 @@ class ShortWay:
         return m.SignManyReply(cast(list[bytes], plan.lane.perform(call)), plan.version)
 
     def _mac(self, session: Session, r: m.MacRequest) -> m.MacReply | Prepared:
-        plan = session.plans.get((m.MacRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.MacRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.MacRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.MAC)
         call = SignCall(plan.handle, r.algorithm, r.message)
@@ -178,7 +178,7 @@ class ShortWay:
         return Prepared(plan, call, lambda made: m.MacReply(cast(bytes, made), version))
 
     def _encrypt(self, session: Session, r: m.EncryptRequest) -> m.EncryptReply:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
         key = plan.key
@@ -194,18 +194,18 @@ class ShortWay:
         return m.EncryptReply(plan.version, made.nonce, made.ciphertext, made.tag)
 
     def _decrypt(self, session: Session, r: m.DecryptRequest) -> m.DecryptReply:
-        if r.version:
-            raise _NotPlain
-        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm, r.version))
         if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
+            plan = self._plan(
+                session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD, r.version
+            )
         call = DecryptCall(plan.handle, r.algorithm, r.nonce, r.ciphertext, r.aad, r.tag)
         if not plan.lane.inline(call):
             raise _NotPlain
         return m.DecryptReply(cast(bytes, plan.lane.perform(call)), plan.version)
 
     def _shared_encrypt(self, session: Session, r: m.SharedEncryptRequest) -> m.SharedEncryptReply | Prepared:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
         key, memory = plan.key, session.memory
@@ -237,7 +237,7 @@ class ShortWay:
     def _shared_encrypt_many(
         self, session: Session, r: m.SharedEncryptManyRequest
     ) -> m.SharedEncryptManyReply | Prepared:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
         if plan is None or not self._holds(plan, r.key):
             plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
         key, memory = plan.key, session.memory
@@ -258,30 +258,32 @@ class ShortWay:
 
     def _shared_decrypt(self, session: Session, r: m.SharedDecryptRequest) -> m.SharedDecryptReply | Prepared:
         memory = session.memory
-        if r.version or memory is None:
+        if memory is None:
             raise _NotPlain
         source, target = memory.view(r.source), memory.view(r.target)
-        length = len(source)
-        if len(target) < length:
-            raise _NotPlain
-        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm))
+        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm, r.version))
         if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD)
-        if not plan.lane.local or len(r.tag) != plan.row.tag_size:
+            plan = self._plan(
+                session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD, r.version
+            )
+        end = len(source) + len(r.tag)
+        length = end - plan.row.tag_size
+        if not plan.lane.local or len(r.tag) not in (0, plan.row.tag_size) or not 0 <= length <= len(target):
             raise _NotPlain
-        # What is decrypted must be what was verified, and no plaintext is seen before that.
-        end = length + len(r.tag)
-        private = self._private.take(end)
-        private[:length], private[length:end] = source, r.tag
+        # No plaintext is seen before its tag is verified.
+        sealed, private = source, self._private.take(end)
+        if r.tag:
+            sealed = private[:end]
+            sealed[:length], sealed[length:] = source, r.tag
         version = plan.version
 
         def reply(made: ProviderReply) -> m.SharedDecryptReply:
             written = cast(int, made)
-            target[:written] = private[:written]
+            copy_out(private[:written], target[:written])
             self._private.give_back(private)
             return m.SharedDecryptReply(version, written)
 
-        call = DecryptInto(plan.handle, r.algorithm, r.nonce, private[:end], r.aad, private[:length])
+        call = DecryptInto(plan.handle, r.algorithm, r.nonce, sealed, r.aad, private[:length])
         return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
 
     def _holds(self, plan: Plan, resource: CryptoResourceId) -> bool:
@@ -306,8 +308,9 @@ class ShortWay:
         operation: KeyOperation,
         algorithm: str,
         kind: Kind,
+        version: int = 0,
     ) -> Plan:
-        """The first key version that may serve, checked, with its handle and the way to its provider."""
+        """The version asked for, or the first that may serve: checked, with its handle and the way to its provider."""
         row = ALGORITHMS.get(algorithm)
         if row is None or row.kind is not kind or resource.kind is not ResourceKind.KEY_SLOT:
             raise _NotPlain
@@ -315,7 +318,7 @@ class ShortWay:
             raise _NotPlain
         entry = session.resources.slot(resource)
         view = entry.view
-        keys = self._access.acquire_at_once(session, resource, permission, row)
+        keys = self._access.acquire_at_once(session, resource, permission, row, version)
         if keys is None:
             raise _NotPlain
         key = keys[0]
@@ -325,7 +328,7 @@ class ShortWay:
         if len(session.plans) >= PLANS_MAX:
             session.plans.clear()
         plan = Plan(entry, view, key, row, handle, self._lanes.lane(key.provider))
-        session.plans[(request, resource.number, algorithm)] = plan
+        session.plans[(request, resource.number, algorithm, version)] = plan
         return plan
 
 

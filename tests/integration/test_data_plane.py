@@ -155,6 +155,97 @@ def test_data_is_used_where_it_lies(stack: CryptoStack) -> None:
         stack.digest_in_place("SHA-256", part, 1)
 
 
+@pytest.mark.parametrize(
+    ("key_type", "algorithm", "provider"),
+    [
+        ("AES-256", GCM, "software"),
+        ("AES-256", GCM, "softhsm"),
+        ("AES-256", "AES-256-CCM", "software"),
+        ("ChaCha20", "ChaCha20-Poly1305", "software"),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 1, 70_000, 1_000_000])
+def test_a_tag_lies_behind_its_ciphertext_or_comes_by_itself(
+    stack: CryptoStack, key_type: str, algorithm: str, provider: str, size: int
+) -> None:
+    name, text = f"plane-{next(_numbers)}", os.urandom(size)
+    stack.create_slot(name, key_type, P.ENCRYPT | P.DECRYPT, providers=[provider], algorithms=[algorithm])
+    sealed = stack.encrypt(name, algorithm, text, aad=b"aad")
+    both = sealed.ciphertext + sealed.tag
+    with stack.allocate(size + 50) as part:
+        part.view[:] = both + b"." * 34
+        for end in (15, size + 15, size + 17):
+            with pytest.raises(DecryptionFailed):
+                stack.decrypt_in_place(name, algorithm, part, end, nonce=sealed.nonce, aad=b"aad")
+            assert part.view == both + b"." * 34
+        opened = stack.decrypt_in_place(name, algorithm, part, size + 16, nonce=sealed.nonce, aad=b"aad")
+        assert (opened.length, bytes(part.view)) == (size, text + sealed.tag + b"." * 34)
+        part.view[:size] = sealed.ciphertext
+        opened = stack.decrypt_in_place(name, algorithm, part, size, nonce=sealed.nonce, aad=b"aad", tag=sealed.tag)
+        assert (opened.length, bytes(part.view)) == (size, text + sealed.tag + b"." * 34)
+
+
+def test_a_cipher_without_a_tag_takes_all_of_its_data(stack: CryptoStack) -> None:
+    name = f"plane-{next(_numbers)}"
+    stack.create_slot(name, "AES-256", P.ENCRYPT | P.DECRYPT, providers=["software"], algorithms=["AES-256-CBC"])
+    with stack.allocate(112) as part:
+        part.view[:100] = LARGE[:100]
+        sealed = stack.encrypt_in_place(name, "AES-256-CBC", part, 100)
+        opened = stack.decrypt_in_place(name, "AES-256-CBC", part, sealed.length, nonce=sealed.nonce)
+        assert (sealed.length, bytes(part.view[: opened.length])) == (112, LARGE[:100])
+
+
+@pytest.mark.parametrize("algorithm", [GCM, "AES-256-CCM", "ChaCha20-Poly1305"])
+def test_who_changes_a_ciphertext_meanwhile_gets_a_change_of_his_own_or_nothing(
+    stack: CryptoStack, algorithm: str
+) -> None:
+    name, text = f"plane-{next(_numbers)}", os.urandom(1 << 20)
+    key_type = "AES-256" if algorithm.startswith("AES") else "ChaCha20"
+    stack.create_slot(name, key_type, P.ENCRYPT | P.DECRYPT, providers=["software"], algorithms=[algorithm])
+    sealed = stack.encrypt(name, algorithm, text)
+    whole = len(text)
+    connection = stack._connection(5)
+    with stack.allocate(whole + 16) as source, stack.allocate(whole) as target:
+        buffers = buffers_of(stack)
+        request = m.SharedDecryptRequest(
+            connection.slots[name],
+            algorithm,
+            buffers.range(source, whole + 16),
+            buffers.range(target, whole),
+            nonce=sealed.nonce,
+        )
+        source.view[:] = sealed.ciphertext + sealed.tag
+        place, right, done = whole * 3 // 4, sealed.ciphertext[whole * 3 // 4], threading.Event()
+
+        def change() -> None:
+            while not done.is_set():
+                source.view[place] = right ^ 1
+                source.view[place] = right
+
+        changing = threading.Thread(target=change)
+        changing.start()
+        outcomes = {"refused": 0, "opened": 0}
+        try:
+            for _ in range(10_000):
+                target.view[:] = bytes(whole)
+                try:
+                    ask(connection, request)
+                except DecryptionFailed:
+                    assert target.view == bytes(whole), "nothing of what was not verified is seen"
+                    outcomes["refused"] += 1
+                else:
+                    got = target.view.tobytes()
+                    assert (got[:place], got[place + 1 :]) == (text[:place], text[place + 1 :])
+                    assert got[place] ^ text[place] in (0, 1)
+                    outcomes["opened"] += 1
+                if sum(outcomes.values()) >= 100 and all(outcomes.values()):
+                    break
+        finally:
+            done.set()
+            changing.join()
+        assert all(outcomes.values()), outcomes
+
+
 @pytest.mark.parametrize("provider", ["software", "softhsm"])
 def test_many_messages_go_together(stack: CryptoStack, provider: str) -> None:
     name = slot(stack, "AES-256", P.ENCRYPT | P.DECRYPT, provider)

@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from pickle import PickleBuffer
 
 import pytest
 from hypothesis import settings
@@ -22,17 +23,18 @@ class Allocating(RuleBasedStateMachine):
         self.abandoned: list[Allocation] = []
         self.count = 0
 
-    @rule(length=st.integers(1, 2000))
-    def allocate(self, length: int) -> None:
+    @rule(length=st.integers(1, 2000), spare=st.sampled_from([0, 0, 1, 64, 100]))
+    def allocate(self, length: int, spare: int) -> None:
         before = self.allocator.available
         try:
-            part = self.allocator.allocate(length)
+            part = self.allocator.allocate(length, spare)
         except LimitError:
             assert self.allocator.available == before
             return
-        assert (len(part.view), part.offset % ALIGNMENT) == (length, 0)
+        assert (len(part.view), len(part.spare), part.offset % ALIGNMENT) == (length, spare, 0)
         self.count += 1
         part.view[:] = bytes([self.count % 256]) * length
+        part.spare[:] = bytes([self.count % 256]) * spare
         self.live.append((part, self.count % 256))
 
     @precondition(lambda self: bool(getattr(self, "live", None)))
@@ -57,7 +59,7 @@ class Allocating(RuleBasedStateMachine):
     @invariant()
     def nobody_writes_to_anothers_part(self) -> None:
         for part, byte in getattr(self, "live", ()):
-            assert part.view.tobytes() == bytes([byte]) * part.length
+            assert part.view.tobytes() + part.spare.tobytes() == bytes([byte]) * (part.length + len(part.spare))
 
     @invariant()
     def parts_do_not_overlap(self) -> None:
@@ -134,3 +136,19 @@ def test_threads_never_get_the_same_bytes() -> None:
         thread.join()
     assert broken == []
     assert allocator.available == allocator.size
+
+
+@pytest.mark.parametrize("which", ["view", "spare"])
+def test_a_part_that_is_in_use_is_not_given_back(which: str) -> None:
+    allocator = MemoryAllocator.private(1000)
+    part = allocator.allocate(100, 64)
+    before = allocator.available
+    in_use = PickleBuffer(getattr(part, which))
+    with pytest.raises(BufferError):
+        part.release()
+    assert (part.allocator, allocator.available) == (allocator, before)
+    in_use.release()
+    part.release()
+    assert (part.allocator, allocator.available) == (None, 1000)
+    with pytest.raises(ValueError, match="released"):
+        getattr(part, which)[0]

@@ -288,7 +288,9 @@ def shared_memory(to: Recorder) -> None:
     many = m.SharedEncryptManyRequest(
         aes, "AES-256-GCM", m.SharedRange(memory.buffer, 0, 4096), (0, 1024), (1000, 500), (b"one", b"two")
     )
-    to.ask(many, m.SharedEncryptManyReply)
+    nonce = to.ask(many, m.SharedEncryptManyReply).nonces[0]
+    with_its_tag = m.SharedRange(memory.buffer, 0, 1016)
+    to.ask(m.SharedDecryptRequest(aes, "AES-256-GCM", with_its_tag, part, b"one", nonce), m.SharedDecryptReply)
 
 
 def pins(to: Recorder) -> None:

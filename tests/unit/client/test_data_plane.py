@@ -80,6 +80,66 @@ def test_large_data_is_named_and_not_sent(daemon: EchoDaemon, stack: CryptoStack
     assert buffers.allocator.available == buffers.allocator.size
 
 
+def test_a_tag_goes_behind_its_ciphertext(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    buffers, sealed = share(stack), LARGE + b"t" * 16
+
+    def decrypt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        assert isinstance(request, m.SharedDecryptRequest)
+        assert (request.source, request.tag) == (m.SharedRange(7, 0, len(sealed)), b"")
+        return m.SharedDecryptReply(3, len(LARGE))
+
+    daemon.answers[m.SharedDecryptRequest] = decrypt
+    assert stack.decrypt("web", GCM, LARGE, nonce=b"n" * 12, tag=b"t" * 16) == LARGE
+    with buffers.allocator.allocate(len(sealed)) as part:
+        assert part.view == sealed
+    with buffers.allocator.allocate(len(LARGE), 64) as part:
+        part.spare[:] = bytes(64)
+        stack.decrypt_in_place("web", GCM, part, part.length, nonce=b"n" * 12, tag=b"t" * 16)
+        assert (bytes(part.view), bytes(part.spare)) == (LARGE, b"t" * 16 + bytes(48))
+
+
+def test_what_has_no_tag_is_named_and_not_sent(daemon: EchoDaemon, stack: CryptoStack) -> None:
+    share(stack)
+
+    def decrypt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        assert isinstance(request, m.SharedDecryptRequest)
+        assert (request.source, request.tag) == (m.SharedRange(7, 0, len(LARGE)), b"")
+        return m.SharedDecryptReply(3, len(LARGE) - 5)
+
+    daemon.answers[m.SharedDecryptRequest] = decrypt
+    assert stack.decrypt("web", "AES-256-CBC", LARGE, nonce=b"n" * 16) == LARGE[:-5]
+
+
+def test_a_tag_is_sent_apart_where_it_would_overwrite_something_or_is_none(
+    daemon: EchoDaemon, stack: CryptoStack
+) -> None:
+    buffers = share(stack)
+    sent: list[tuple[int, bytes]] = []
+
+    def decrypt(peer: Peer, request: msgspec.Struct) -> msgspec.Struct:
+        assert isinstance(request, m.SharedDecryptRequest)
+        sent.append((request.source.length, request.tag))
+        return m.SharedDecryptReply(3, 0)
+
+    daemon.answers[m.SharedDecryptRequest] = decrypt
+    for room, length, tag in ((64, 99, b"t" * 16), (15, 100, b"t" * 16), (64, 100, b"t" * 15), (64, 100, b"t" * 17)):
+        sent.clear()
+        with buffers.allocator.allocate(100, room) as part:
+            part.view[:], part.spare[:] = b"c" * 100, b"s" * room
+            stack.decrypt_in_place("web", GCM, part, length, nonce=b"n" * 12, tag=tag)
+            assert sent == [(length, tag)]
+            assert (bytes(part.view), bytes(part.spare)) == (b"c" * 100, b"s" * room)
+
+
+def test_what_is_no_tag_goes_the_ordinary_way_and_is_not_taken_from_the_ciphertext(
+    daemon: EchoDaemon, stack: CryptoStack
+) -> None:
+    share(stack)
+    for tag in (b"", b"t" * 15, b"t" * 17):
+        stack.decrypt("web", GCM, LARGE, nonce=b"n" * 12, tag=tag)
+    assert (daemon.requests(m.SharedDecryptRequest), daemon.requests(m.DecryptRequest)) == (0, 3)
+
+
 def test_a_refusal_is_raised_and_the_part_comes_back(daemon: EchoDaemon, stack: CryptoStack) -> None:
     buffers = share(stack)
     daemon.answers[m.SharedDecryptRequest] = raising(Status.DECRYPTION_FAILED, DecryptionFailed)

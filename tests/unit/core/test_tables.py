@@ -3,7 +3,7 @@
 import pytest
 
 from hsmbridge.core import calls, messages, token_messages
-from hsmbridge.core.algorithms import ALGORITHMS, PERMISSION_FOR, Algorithm, KeyOperation, Kind, algorithm
+from hsmbridge.core.algorithms import ALGORITHMS, PERMISSION_FOR, Algorithm, KeyOperation, Kind, Scheme, algorithm
 from hsmbridge.core.errors import STATUS_TABLE, Category, RequestError, Status, error, error_from_wire
 from hsmbridge.core.identifiers import ALGORITHM_NAME_MAX
 from hsmbridge.core.key_types import KEY_TYPES, KeyType, Maturity, check_permissions_fit, key_type
@@ -20,6 +20,13 @@ def test_an_algorithm_names_key_types_and_digests_that_exist(row: Algorithm) -> 
     assert not row.hash or ALGORITHMS[row.hash].kind is Kind.DIGEST
     assert not row.aead or ALGORITHMS[row.aead].kind is Kind.AEAD
     assert row.slow <= set(row.operations)
+
+
+def test_an_aead_is_a_keystream_and_a_mac() -> None:
+    aeads = {row.scheme for row in ALGORITHMS.values() if row.kind is Kind.AEAD}
+    assert aeads == {Scheme.GCM, Scheme.CCM, Scheme.CHACHA20_POLY1305}, (
+        "A ciphertext may change while it is decrypted: see docs/decisions/0021 for what that asks of an AEAD."
+    )
 
 
 @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=lambda row: row.name)

@@ -141,6 +141,12 @@ def test_what_goes_in_comes_out(service: Served, memory: SharedMemory) -> None:
         m.SharedDecryptReply,
     )
     assert memory.copy(at(memory, 1024, opened.length)) == text
+    memory.put(at(memory, 64 + len(text), 16), sealed.tag)
+    both = at(memory, 64, len(text) + 16)
+    opened = service.ask(
+        m.SharedDecryptRequest(key, GCM, both, at(memory, 2048, 1000), b"aad", sealed.nonce), m.SharedDecryptReply
+    )
+    assert memory.copy(at(memory, 2048, opened.length)) == text
 
 
 def test_a_block_cipher_pads_into_a_longer_target(service: Served, memory: SharedMemory) -> None:
@@ -150,7 +156,7 @@ def test_a_block_cipher_pads_into_a_longer_target(service: Served, memory: Share
     request = m.SharedEncryptRequest(key, "AES-256-CBC", at(memory, 0, 100), at(memory, 0, 112))
     sealed = service.ask(request, m.SharedEncryptReply)
     opened = service.ask(
-        m.SharedDecryptRequest(key, "AES-256-CBC", at(memory, 0, sealed.length), at(memory, 0, 112), b"", sealed.nonce),
+        m.SharedDecryptRequest(key, "AES-256-CBC", at(memory, 0, sealed.length), at(memory, 0, 100), b"", sealed.nonce),
         m.SharedDecryptReply,
     )
     assert memory.copy(at(memory, 0, opened.length)) == b"x" * 100
@@ -221,7 +227,8 @@ def test_a_change_meanwhile_does_not_change_what_was_authenticated(tmp_path: Pat
         assert hmac.compare_digest(reply.mac, hmac.digest(secret, message, "sha256"))
 
 
-def test_a_change_meanwhile_does_not_change_what_is_decrypted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_change_meanwhile_does_not_change_what_is_decrypted(tmp_path: Path, behind: bool) -> None:
     with served(tmp_path) as service:
         service.providers["plain"] = meddler = Meddler()
         service.slot("aes", "AES-256", P.ENCRYPT | P.DECRYPT, "plain")
@@ -230,13 +237,13 @@ def test_a_change_meanwhile_does_not_change_what_is_decrypted(tmp_path: Path) ->
         os.close(descriptor)
         service.session().memory = memory
         sealed = service.ask(m.EncryptRequest(key, GCM, b"a secret"), m.EncryptReply)
-        memory.put(at(memory, 0, 8), sealed.ciphertext)
+        memory.put(at(memory, 0, 24), sealed.ciphertext + sealed.tag)
         meddler.memory = memory
+        source, apart = (at(memory, 0, 24), b"") if behind else (at(memory, 0, 8), sealed.tag)
         opened = service.ask(
-            m.SharedDecryptRequest(key, GCM, at(memory, 0, 8), at(memory, 8, 8), b"", sealed.nonce, sealed.tag),
-            m.SharedDecryptReply,
+            m.SharedDecryptRequest(key, GCM, source, at(memory, 32, 8), b"", sealed.nonce, apart), m.SharedDecryptReply
         )
-        assert memory.copy(at(memory, 8, opened.length)) == b"a secret"
+        assert memory.copy(at(memory, 32, opened.length)) == b"a secret"
 
 
 def _import_params() -> ImportKeyParams:
@@ -247,10 +254,37 @@ def test_any_ranges_never_crash_the_service(service: Served, memory: SharedMemor
     key = service.id("aes")
 
     @settings(max_examples=100, deadline=None)
-    @given(_numbers, _numbers, _numbers, _numbers)
-    def ask(offset: int, length: int, target: int, room: int) -> None:
+    @given(_numbers, _numbers, _numbers, _numbers, st.sampled_from([0, 15, 16, 17]))
+    def ask(offset: int, length: int, target: int, room: int, tag: int) -> None:
+        source, into = at(memory, offset, length), at(memory, target, room)
         with contextlib.suppress(HsmBridgeError):
-            source, into = at(memory, offset, length), at(memory, target, room)
             service.ask(m.SharedEncryptRequest(key, GCM, source, into), m.SharedEncryptReply)
+        forged = m.SharedDecryptRequest(key, GCM, source, into, b"", bytes(12), bytes(tag))
+        with pytest.raises(HsmBridgeError):
+            service.ask(forged, m.SharedDecryptReply)
 
     ask()
+
+
+def test_a_tag_behind_its_ciphertext_and_one_apart_are_the_same(service: Served, memory: SharedMemory) -> None:
+    key = service.id("aes")
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=1000), st.binary(max_size=20), st.integers(0, 1100), st.integers(0, 1100), st.booleans())
+    def both(text: bytes, aad: bytes, source: int, room: int, forged: bool) -> None:
+        made = service.ask(m.EncryptRequest(key, GCM, text, aad), m.EncryptReply)
+        tag = bytes(16) if forged else made.tag
+        answers = []
+        for behind in (False, True):
+            memory.put(at(memory, 0, SIZE), bytes(SIZE))
+            memory.put(at(memory, source, len(text) + 16), made.ciphertext + tag)
+            where, apart = at(memory, source, len(text) + 16 * behind), b"" if behind else tag
+            request = m.SharedDecryptRequest(key, GCM, where, at(memory, 1500, room), aad, made.nonce, apart)
+            try:
+                answer: object = service.ask(request, m.SharedDecryptReply)
+            except HsmBridgeError as refusal:
+                answer = refusal.status
+            answers.append((answer, memory.copy(at(memory, 0, SIZE))))
+        assert answers[0] == answers[1]
+
+    both()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hsmbridge.core import calls
 from hsmbridge.core import messages as m
 from hsmbridge.core.algorithms import Algorithm
 from hsmbridge.core.calls import Encrypted
-from hsmbridge.core.errors import HsmBridgeError, ProviderError, Status
+from hsmbridge.core.errors import DecryptionFailed, HsmBridgeError, ProviderError, Status
 from hsmbridge.core.identifiers import CryptoResourceId, ResourceKind, parse_slot_name
 from hsmbridge.core.operations import OPERATION_FOR, OPERATIONS
 from hsmbridge.core.permissions import KeyOperationPermission as P
@@ -94,10 +95,14 @@ def _shared_encryptions(service: Quiet, key: CryptoResourceId, principal: str) -
     return m.SharedEncryptManyRequest(key, GCM, m.SharedRange(memory.buffer, 0, 400), (0, 200), (100, 184))
 
 
+PLACES = cycle(range(1000, 4000, 64))
+"""In the shared memory, for a ciphertext with its tag each."""
+
+
 def _shared_decryption(service: Quiet, key: CryptoResourceId, principal: str) -> msgspec.Struct:
     memory = _memory(service, principal)
     made = service.ask(m.EncryptRequest(key, GCM, b"plaintext"), m.EncryptReply, principal)
-    source = m.SharedRange(memory.buffer, 0, len(made.ciphertext))
+    source = m.SharedRange(memory.buffer, next(PLACES), len(made.ciphertext))
     memory.put(source, made.ciphertext)
     target = m.SharedRange(memory.buffer, 100, 100)
     return m.SharedDecryptRequest(key, GCM, source, target, b"", made.nonce, made.tag)
@@ -328,7 +333,7 @@ def test_a_session_keeps_a_bounded_number_of_plans(service: Quiet) -> None:
     request = planned(service, USES[0])
     plans = service.session().plans
     plan = next(iter(plans.values()))
-    plans.update({(m.SignRequest, number, "other"): plan for number in range(PLANS_MAX)})
+    plans.update({(m.SignRequest, number, "other", 0): plan for number in range(PLANS_MAX)})
     service.ask(m.SlotRotateRequest("web"), m.SlotInfo)
     service.ask(request, m.SignReply)
     assert isinstance(service.at_once(request), m.SignReply)
@@ -463,7 +468,9 @@ def test_many_messages_are_encrypted_in_both_ways_alike(service: Quiet) -> None:
     assert len(nonces) == 6
 
 
-def test_what_is_decrypted_in_place_is_what_was_verified(service: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_its_tag_apart_what_is_decrypted_is_what_was_verified(
+    service: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
     assert isinstance(request, m.SharedDecryptRequest)
     memory = _memory(service, ALICE)
@@ -485,14 +492,161 @@ def test_what_is_decrypted_in_place_is_what_was_verified(service: Quiet, monkeyp
     assert memory.copy(request.target)[: reply.length] == b"plaintext"
 
 
+def _tag_behind(service: Quiet) -> m.SharedDecryptRequest:
+    """A request with a plan, whose tag lies behind its ciphertext."""
+    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    assert isinstance(request, m.SharedDecryptRequest)
+    memory, source = _memory(service, ALICE), request.source
+    memory.put(m.SharedRange(memory.buffer, source.offset + source.length, 16), request.tag)
+    both = m.SharedRange(memory.buffer, source.offset, source.length + 16)
+    return msgspec.structs.replace(request, source=both, tag=b"")
+
+
+def test_a_tag_may_lie_behind_its_ciphertext(service: Quiet) -> None:
+    request, memory = _tag_behind(service), _memory(service, ALICE)
+    for target in (request.target, request.source, m.SharedRange(memory.buffer, request.source.offset + 5, 9)):
+        sealed = memory.copy(request.source)
+        moved = msgspec.structs.replace(request, target=target)
+        reply = service.at_once(moved)
+        assert isinstance(reply, m.SharedDecryptReply)
+        assert (reply.length, memory.copy(target)[:9]) == (9, b"plaintext")
+        memory.put(request.source, sealed)
+        assert service.ask(moved, m.SharedDecryptReply) == reply
+        assert memory.copy(target)[:9] == b"plaintext"
+        memory.put(request.source, sealed)
+
+
+def test_a_plaintext_that_its_target_has_no_room_for_is_refused_both_ways(service: Quiet) -> None:
+    request = _tag_behind(service)
+    short = msgspec.structs.replace(request, target=msgspec.structs.replace(request.target, length=8))
+    assert refused(service, short) is Status.INVALID_ARGUMENT
+
+
+def test_of_a_ciphertext_that_is_changed_before_it_is_read_nothing_is_seen(
+    service: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, memory = _tag_behind(service), _memory(service, ALICE)
+    memory.put(request.target, b"untouched " * 10)
+    as_ever = SoftwareProvider.decrypt_into
+
+    def meddled(provider: SoftwareProvider, *arguments: Any) -> int:
+        memory.put(m.SharedRange(memory.buffer, request.source.offset, 1), b"\xee")
+        return as_ever(provider, *arguments)
+
+    monkeypatch.setattr(SoftwareProvider, "decrypt_into", meddled)
+    assert service.at_once(request) is None
+    assert memory.copy(request.target) == b"untouched " * 10
+
+
+def test_what_was_verified_in_place_is_not_read_again(service: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    request, memory = _tag_behind(service), _memory(service, ALICE)
+    as_ever = SoftwareProvider.decrypt_into
+
+    def meddled(provider: SoftwareProvider, *arguments: Any) -> int:
+        written = as_ever(provider, *arguments)
+        memory.put(request.source, b"\xee" * request.source.length)
+        return written
+
+    monkeypatch.setattr(SoftwareProvider, "decrypt_into", meddled)
+    reply = service.at_once(request)
+    assert isinstance(reply, m.SharedDecryptReply)
+    assert memory.copy(request.target)[: reply.length] == b"plaintext"
+
+
+def _nothing_is_seen(service: Quiet, forgeries: list[m.SharedDecryptRequest]) -> None:
+    memory = _memory(service, ALICE)
+    for forged in forgeries:
+        memory.put(forged.target, b"untouched " * 10)
+        assert service.at_once(forged) is None
+        with pytest.raises(HsmBridgeError) as refusal:
+            service.ask(forged, m.SharedDecryptReply)
+        assert refusal.value.status is Status.DECRYPTION_FAILED
+        assert memory.copy(forged.target) == b"untouched " * 10
+
+
 def test_nothing_of_a_forgery_is_seen_on_the_short_way(service: Quiet) -> None:
     request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
     assert isinstance(request, m.SharedDecryptRequest)
-    memory = _memory(service, ALICE)
-    memory.put(request.target, b"untouched " * 10)
-    forged = msgspec.structs.replace(request, tag=bytes(16))
-    assert service.at_once(forged) is None
-    with pytest.raises(HsmBridgeError) as refusal:
-        service.ask(forged, m.SharedDecryptReply)
-    assert refusal.value.status is Status.DECRYPTION_FAILED
-    assert memory.copy(request.target) == b"untouched " * 10
+    tags = [bytes(size) for size in (1, 15, 16, 17, 32)]
+    _nothing_is_seen(service, [msgspec.structs.replace(request, tag=tag) for tag in (request.tag[:-1], *tags)])
+
+
+def test_nothing_of_a_forgery_with_its_tag_behind_it_is_seen(service: Quiet) -> None:
+    memory, request = _memory(service, ALICE), _tag_behind(service)
+    begin = request.source.offset
+    ranges = [m.SharedRange(memory.buffer, begin, size) for size in (*range(25), 26)]
+    _nothing_is_seen(service, [msgspec.structs.replace(request, source=source) for source in ranges])
+    last = m.SharedRange(memory.buffer, begin + 24, 1)
+    memory.put(last, bytes([memory.copy(last)[0] ^ 1]))
+    _nothing_is_seen(service, [request])
+
+
+DECRYPTIONS = pytest.mark.parametrize("use", [use for use in USES if "decrypt" in use.name], ids=str)
+
+
+@DECRYPTIONS
+def test_the_version_that_is_named_decrypts_and_no_other(service: Quiet, use: Use) -> None:
+    older = planned(service, use)
+    service.ask(m.SlotRotateRequest("web"), m.SlotInfo)
+    newer = use.request(service, service.id("web"), ALICE)
+    service.ask(newer, use.reply)
+    assert service.at_once(newer) is not None, "where none is named there is a plan with the newer one"
+    for version, request in ((1, older), (2, newer)):
+        reply = service.ask(msgspec.structs.replace(request, version=version), use.reply)
+        assert isinstance(reply, m.DecryptReply | m.SharedDecryptReply)
+        assert reply.version == version
+        assert service.at_once(msgspec.structs.replace(request, version=version)) == reply
+        other = msgspec.structs.replace(request, version=3 - version)
+        assert service.at_once(other) is None
+        with pytest.raises(DecryptionFailed):
+            service.ask(other, use.reply)
+        assert refused(service, msgspec.structs.replace(request, version=3)) is Status.RESOURCE_NOT_FOUND
+
+
+@DECRYPTIONS
+def test_associated_data_count_on_the_short_way(service: Quiet, use: Use) -> None:
+    request = planned(service, use)
+    assert isinstance(request, m.DecryptRequest | m.SharedDecryptRequest)
+    other = msgspec.structs.replace(request, aad=b"of something else")
+    assert service.at_once(other) is None
+    with pytest.raises(DecryptionFailed):
+        service.ask(other, use.reply)
+    made = service.ask(m.EncryptRequest(request.key, GCM, b"plaintext", b"aad"), m.EncryptReply)
+    given = msgspec.structs.replace(request, aad=b"aad", nonce=made.nonce, tag=made.tag)
+    if isinstance(given, m.SharedDecryptRequest):
+        _memory(service, ALICE).put(given.source, made.ciphertext)
+    else:
+        given = msgspec.structs.replace(given, ciphertext=made.ciphertext)
+    assert isinstance(service.at_once(given), use.reply)
+
+
+def test_decryptions_under_way_together_have_memory_of_their_own(
+    service: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    key, memory = service.id("web"), _memory(service, ALICE)
+    lane = service.dispatcher._short_way._lanes.lane("plain")
+    monkeypatch.setattr(lane, "inline", lambda _: False)
+    for turn in range(3):
+        under_way = []
+        for number in range(4):
+            text = bytes([16 * turn + number]) * 100
+            made = service.ask(m.EncryptRequest(key, GCM, text), m.EncryptReply)
+            source, target = (m.SharedRange(memory.buffer, at + 200 * number, 100) for at in (0, 1000))
+            memory.put(source, made.ciphertext)
+            request = m.SharedDecryptRequest(key, GCM, source, target, b"", made.nonce, made.tag)
+            prepared = service.dispatcher.at_once(service.session(), request)
+            assert isinstance(prepared, Prepared)
+            under_way.append((prepared, target, text))
+        made_by_all = [lane.perform(prepared.call) for prepared, _, _ in under_way]
+        for (prepared, target, text), written in zip(under_way, made_by_all, strict=True):
+            prepared.reply(written)
+            assert memory.copy(target) == text
+
+
+@DECRYPTIONS
+def test_a_named_version_serves_no_more_after_its_revocation(service: Quiet, use: Use) -> None:
+    request = msgspec.structs.replace(planned(service, use), version=1)
+    assert isinstance(service.at_once(request), use.reply)
+    service.ask(m.SlotRevokeRequest("web"), m.SlotInfo)
+    assert refused(service, request) is Status.KEY_STATE_FORBIDS
