@@ -17,13 +17,16 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+
+import msgspec
 
 from hsmbridge.client import CryptoStack, ProviderInfo
+from hsmbridge.client.connection import Connection
 from hsmbridge.client.deadline import DEFAULT_TIMEOUT
 from hsmbridge.client.shared import SharedConnection
 from hsmbridge.core.errors import HsmBridgeError, ProviderError, RequestError, Status, WireError
-from hsmbridge.core.messages import ProvidersReply, ProvidersRequest
+from hsmbridge.core.messages import ProvidersReply, ProvidersRequest, StatusReply, StatusRequest
 from hsmbridge.lab.configuration import configuration
 from hsmbridge.lab.options import LabOptions
 from hsmbridge.lab.places import (
@@ -46,7 +49,11 @@ GRACE = 15.0
 """Seconds that a process has to end before it is killed."""
 TOKEN_LABEL = "hsmbridge-lab"  # noqa: S105 - what the token is called
 _POLL = 0.02
+_CONNECTIONS = 32
+"""At most, to be heard by every worker: the next one goes to the worker that has fewest, and others may hold some."""
 _LOG_LINES = 20
+
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
 
 class LabUnusable(ProviderError):
@@ -260,6 +267,8 @@ class Lab:
                 missing = f"the daemon does not answer ({problem.message})"
             else:
                 problems = [_problem(name, found.get(name), replaced) for found in told for name in wanted]
+                if len(told) < self.options.workers:
+                    problems.append(f"{len(told)} of {self.options.workers} workers answer")
                 missing = "; ".join(dict.fromkeys(filter(None, problems)))
                 if not missing:
                     return
@@ -285,18 +294,19 @@ class Lab:
         return daemon_processes(self.config, self.runtime_directory)
 
     def _told_by_workers(self, timeout: float) -> list[dict[str, ProviderInfo]]:
-        """What each worker knows of the providers: the next connection goes to the worker that has fewest."""
-        told = []
+        """What each worker knows of the providers. A worker that is not there yet is left out."""
+        told: dict[int, dict[str, ProviderInfo]] = {}
         with ExitStack() as held:
-            for _ in range(self.options.workers):
+            for _ in range(_CONNECTIONS):
                 shared = SharedConnection(self.socket)
                 held.callback(shared.close)
-                frame = shared.connection(timeout).exchange(encode_request, ProvidersRequest(), timeout)
-                reply = decode_reply(frame)
-                if not isinstance(reply, ProvidersReply):
-                    raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
-                told.append({info.name: info for info in reply.providers})
-        return told
+                connection = shared.connection(timeout)
+                status = _told(connection, StatusRequest(), StatusReply, timeout)
+                providers = _told(connection, ProvidersRequest(), ProvidersReply, timeout).providers
+                told[status.pid] = {info.name: info for info in providers}
+                if len(told) == self.options.workers:
+                    break
+        return list(told.values())
 
     def _reap(self) -> None:
         if self._supervisor is not None:
@@ -317,6 +327,13 @@ class Lab:
     def _unusable(self, what: str) -> LabUnusable:
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         return LabUnusable(what, "\n".join(lines))
+
+
+def _told(connection: Connection, request: msgspec.Struct, kind: type[_Reply], timeout: float) -> _Reply:
+    reply = decode_reply(connection.exchange(encode_request, request, timeout))
+    if not isinstance(reply, kind):
+        raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
+    return reply
 
 
 def _problem(name: str, info: ProviderInfo | None, replaced: int) -> str:

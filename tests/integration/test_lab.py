@@ -11,9 +11,11 @@ import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hsmbridge.client import CryptoStack, KeyOperationPermission
@@ -213,6 +215,20 @@ def test_a_lab_whose_daemon_does_not_start_says_why_and_leaves_nothing(folder: P
     assert "did you mean workers" in refusal.value.log
     found.down()
     assert mentioning(folder / "lab") == []
+
+
+def test_a_lab_waits_for_every_worker(folder: Path) -> None:
+    with Lab.start(LabOptions(tpm=False, workers=2), folder / "lab") as lab, ExitStack() as held:
+        # One worker has many clients, so that the next ones all go to the other.
+        stacks = [held.enter_context(lab.stack()) for _ in range(8)]
+        many = stacks[0].status().pid
+        for stack in stacks:
+            if stack.status().pid != many:
+                stack.close()
+        lab.wait_until_available()
+        lab.options = msgspec.structs.replace(lab.options, workers=3)
+        with pytest.raises(LabUnusable, match="after 1 seconds 2 of 3 workers answer"):
+            lab.wait_until_available(timeout=1)
 
 
 # --- from the shell ----------------------------------------------------------------------------------------------
