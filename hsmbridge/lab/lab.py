@@ -301,8 +301,8 @@ class Lab:
                 shared = SharedConnection(self.socket)
                 held.callback(shared.close)
                 connection = shared.connection(timeout)
-                status = _told(connection, StatusRequest(), StatusReply, timeout)
-                providers = _told(connection, ProvidersRequest(), ProvidersReply, timeout).providers
+                status = _ask(connection, StatusRequest(), StatusReply, timeout)
+                providers = _ask(connection, ProvidersRequest(), ProvidersReply, timeout).providers
                 told[status.pid] = {info.name: info for info in providers}
                 if len(told) == self.options.workers:
                     break
@@ -329,7 +329,7 @@ class Lab:
         return LabUnusable(what, "\n".join(lines))
 
 
-def _told(connection: Connection, request: msgspec.Struct, kind: type[_Reply], timeout: float) -> _Reply:
+def _ask(connection: Connection, request: msgspec.Struct, kind: type[_Reply], timeout: float) -> _Reply:
     reply = decode_reply(connection.exchange(encode_request, request, timeout))
     if not isinstance(reply, kind):
         raise WireError(Status.MALFORMED_FRAME, f"The daemon answered with {type(reply).__name__}.")
