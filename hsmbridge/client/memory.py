@@ -25,7 +25,7 @@ class Allocation:
         spare: those behind them that belong to it too, for what is put behind a message.
     """
 
-    __slots__ = ("_allocator", "_taken", "length", "offset", "spare", "view")
+    __slots__ = ("_allocator", "length", "offset", "spare", "view")
 
     def __init__(self, allocator: "MemoryAllocator", offset: int, view: memoryview, spare: memoryview) -> None:
         self._allocator: MemoryAllocator | None = allocator
@@ -33,7 +33,6 @@ class Allocation:
         self.length = len(view)
         self.view = view
         self.spare = spare
-        self._taken = len(view) + len(spare)
 
     @property
     def allocator(self) -> "MemoryAllocator | None":
@@ -49,10 +48,11 @@ class Allocation:
         """Give it back; a second time does nothing. Views of it that the caller made must be gone (BufferError)."""
         allocator = self._allocator
         if allocator is not None:
+            taken = self.length + len(self.spare)
             self.view.release()
             self.spare.release()
             self._allocator = None
-            allocator.take_back(self.offset, self._taken)
+            allocator.take_back(self.offset, taken)
 
     def abandon(self) -> None:
         """Never give it back: somebody may still write to it, and nobody else is to get it."""

@@ -7,13 +7,13 @@ plain (a slot to be read anew, a key to be loaded, nonces to be leased, a refusa
 it from the beginning.
 """
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar, cast
 
 import msgspec
 
 from hsmbridge.core import messages as m
-from hsmbridge.core.algorithms import ALGORITHMS, KeyOperation, Kind
+from hsmbridge.core.algorithms import ALGORITHMS, PERMISSION_FOR, KeyOperation, Kind
 from hsmbridge.core.calls import (
     DecryptCall,
     DecryptInto,
@@ -48,6 +48,14 @@ Done = Callable[[msgspec.Struct | None, HsmBridgeError | None], None]
 
 Failed = Callable[[Session, msgspec.Struct, AcquiredKey, float | None, Done, HsmBridgeError | None], None]
 """Takes over a request whose provider call failed: with which key, and how."""
+
+_PLANNED: Final[Mapping[type[msgspec.Struct], tuple[KeyOperation, Kind]]] = {
+    m.SignRequest: (KeyOperation.SIGN, Kind.SIGNATURE),
+    m.MacRequest: (KeyOperation.SIGN, Kind.MAC),
+    m.EncryptRequest: (KeyOperation.ENCRYPT, Kind.AEAD),
+    m.DecryptRequest: (KeyOperation.DECRYPT, Kind.AEAD),
+}
+"""What plans are for. The forms for many messages and those over shared memory have those of the plain request."""
 
 PLANS_MAX = 1024
 """Plans that one session keeps; then it begins anew."""
@@ -149,9 +157,7 @@ class ShortWay:
         return True
 
     def _sign(self, session: Session, r: m.SignRequest) -> m.SignReply | Prepared:
-        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
+        plan = self._planned(session, m.SignRequest, r.key, r.algorithm)
         call = SignCall(plan.handle, r.algorithm, r.message, r.parameters)
         if plan.lane.inline(call):
             return m.SignReply(cast(bytes, plan.lane.perform(call)), plan.version)
@@ -159,18 +165,14 @@ class ShortWay:
         return Prepared(plan, call, lambda made: m.SignReply(cast(bytes, made), version))
 
     def _sign_many(self, session: Session, r: m.SignManyRequest) -> m.SignManyReply:
-        plan = session.plans.get((m.SignRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.SignRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.SIGNATURE)
+        plan = self._planned(session, m.SignRequest, r.key, r.algorithm)
         call = SignManyCall(plan.handle, r.algorithm, r.messages, r.parameters)
         if not plan.lane.inline(call):
             raise _NotPlain
         return m.SignManyReply(cast(list[bytes], plan.lane.perform(call)), plan.version)
 
     def _mac(self, session: Session, r: m.MacRequest) -> m.MacReply | Prepared:
-        plan = session.plans.get((m.MacRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.MacRequest, r.key, P.SIGN, KeyOperation.SIGN, r.algorithm, Kind.MAC)
+        plan = self._planned(session, m.MacRequest, r.key, r.algorithm)
         call = SignCall(plan.handle, r.algorithm, r.message)
         if plan.lane.inline(call):
             return m.MacReply(cast(bytes, plan.lane.perform(call)), plan.version)
@@ -178,9 +180,7 @@ class ShortWay:
         return Prepared(plan, call, lambda made: m.MacReply(cast(bytes, made), version))
 
     def _encrypt(self, session: Session, r: m.EncryptRequest) -> m.EncryptReply:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        plan = self._planned(session, m.EncryptRequest, r.key, r.algorithm)
         key = plan.key
         if r.nonce or key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE:
             raise _NotPlain
@@ -194,20 +194,14 @@ class ShortWay:
         return m.EncryptReply(plan.version, made.nonce, made.ciphertext, made.tag)
 
     def _decrypt(self, session: Session, r: m.DecryptRequest) -> m.DecryptReply:
-        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm, r.version))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(
-                session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD, r.version
-            )
+        plan = self._planned(session, m.DecryptRequest, r.key, r.algorithm, r.version)
         call = DecryptCall(plan.handle, r.algorithm, r.nonce, r.ciphertext, r.aad, r.tag)
         if not plan.lane.inline(call):
             raise _NotPlain
         return m.DecryptReply(cast(bytes, plan.lane.perform(call)), plan.version)
 
     def _shared_encrypt(self, session: Session, r: m.SharedEncryptRequest) -> m.SharedEncryptReply | Prepared:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        plan = self._planned(session, m.EncryptRequest, r.key, r.algorithm)
         key, memory = plan.key, session.memory
         if r.nonce or key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE or memory is None:
             raise _NotPlain
@@ -237,9 +231,7 @@ class ShortWay:
     def _shared_encrypt_many(
         self, session: Session, r: m.SharedEncryptManyRequest
     ) -> m.SharedEncryptManyReply | Prepared:
-        plan = session.plans.get((m.EncryptRequest, r.key.number, r.algorithm, 0))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(session, m.EncryptRequest, r.key, P.ENCRYPT, KeyOperation.ENCRYPT, r.algorithm, Kind.AEAD)
+        plan = self._planned(session, m.EncryptRequest, r.key, r.algorithm)
         key, memory = plan.key, session.memory
         if key.slot is None or key.slot.nonce_policy is not NoncePolicy.SERVICE or memory is None:
             raise _NotPlain
@@ -261,11 +253,7 @@ class ShortWay:
         if memory is None:
             raise _NotPlain
         source, target = memory.view(r.source), memory.view(r.target)
-        plan = session.plans.get((m.DecryptRequest, r.key.number, r.algorithm, r.version))
-        if plan is None or not self._holds(plan, r.key):
-            plan = self._plan(
-                session, m.DecryptRequest, r.key, P.DECRYPT, KeyOperation.DECRYPT, r.algorithm, Kind.AEAD, r.version
-            )
+        plan = self._planned(session, m.DecryptRequest, r.key, r.algorithm, r.version)
         end = len(source) + len(r.tag)
         length = end - plan.row.tag_size
         if not plan.lane.local or len(r.tag) not in (0, plan.row.tag_size) or not 0 <= length <= len(target):
@@ -286,6 +274,20 @@ class ShortWay:
         call = DecryptInto(plan.handle, r.algorithm, r.nonce, sealed, r.aad, private[:length])
         return reply(plan.lane.perform(call)) if plan.lane.inline(call) else Prepared(plan, call, reply)
 
+    def _planned(
+        self,
+        session: Session,
+        request: type[msgspec.Struct],
+        resource: CryptoResourceId,
+        algorithm: str,
+        version: int = 0,
+    ) -> Plan:
+        """The plan that was kept, while it holds, or a new one."""
+        plan = session.plans.get((request, resource.number, algorithm, version))
+        if plan is not None and self._holds(plan, resource):
+            return plan
+        return self._plan(session, request, resource, algorithm, version)
+
     def _holds(self, plan: Plan, resource: CryptoResourceId) -> bool:
         """Whether all that the plan was made from is as it was."""
         key = plan.key
@@ -304,13 +306,12 @@ class ShortWay:
         session: Session,
         request: type[msgspec.Struct],
         resource: CryptoResourceId,
-        permission: P,
-        operation: KeyOperation,
         algorithm: str,
-        kind: Kind,
-        version: int = 0,
+        version: int,
     ) -> Plan:
         """The version asked for, or the first that may serve: checked, with its handle and the way to its provider."""
+        operation, kind = _PLANNED[request]
+        permission = PERMISSION_FOR[operation]
         row = ALGORITHMS.get(algorithm)
         if row is None or row.kind is not kind or resource.kind is not ResourceKind.KEY_SLOT:
             raise _NotPlain

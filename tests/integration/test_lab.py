@@ -19,13 +19,16 @@ import msgspec
 import pytest
 
 from hsmbridge.client import CryptoStack, KeyOperationPermission
+from hsmbridge.client.shared import SharedConnection
 from hsmbridge.core.errors import RequestError, ResourceError
+from hsmbridge.core.messages import StatusReply, StatusRequest
 from hsmbridge.lab import resources
 from hsmbridge.lab.lab import Lab, LabUnusable
 from hsmbridge.lab.options import LabOptions
 from hsmbridge.lab.processes import Part, daemon_processes, kill
 from hsmbridge.lab.rigs import SoftHsmToken, Swtpm
 from hsmbridge.providers.registry import Isolation
+from hsmbridge.wire.codec import decode_reply, encode_request
 
 pytest_plugins = ["pytester"]
 
@@ -219,13 +222,18 @@ def test_a_lab_whose_daemon_does_not_start_says_why_and_leaves_nothing(folder: P
 
 def test_a_lab_waits_for_every_worker(folder: Path) -> None:
     with Lab.start(LabOptions(tpm=False, workers=2), folder / "lab") as lab, ExitStack() as held:
-        # One worker has many clients, so that the next ones all go to the other.
-        stacks = [held.enter_context(lab.stack()) for _ in range(8)]
-        many = stacks[0].status().pid
-        for stack in stacks:
-            if stack.status().pid != many:
-                stack.close()
-        lab.wait_until_available()
+        # One worker has many clients, so that the next ones all go to the other. Stacks would share one connection.
+        clients: dict[int, list[SharedConnection]] = {}
+        for _ in range(8):
+            client = SharedConnection(lab.socket)
+            held.callback(client.close)
+            status = decode_reply(client.connection(5).exchange(encode_request, StatusRequest(), 5))
+            assert isinstance(status, StatusReply)
+            clients.setdefault(status.pid, []).append(client)
+        _, fewer = clients.values()
+        for client in fewer:
+            client.close()
+        lab.wait_until_available(timeout=10)
         lab.options = msgspec.structs.replace(lab.options, workers=3)
         with pytest.raises(LabUnusable, match="after 1 seconds 2 of 3 workers answer"):
             lab.wait_until_available(timeout=1)

@@ -468,11 +468,17 @@ def test_many_messages_are_encrypted_in_both_ways_alike(service: Quiet) -> None:
     assert len(nonces) == 6
 
 
+def _tag_apart(service: Quiet) -> m.SharedDecryptRequest:
+    """A request with a plan, which has the tag itself."""
+    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    assert isinstance(request, m.SharedDecryptRequest)
+    return request
+
+
 def test_with_its_tag_apart_what_is_decrypted_is_what_was_verified(
     service: Quiet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
-    assert isinstance(request, m.SharedDecryptRequest)
+    request = _tag_apart(service)
     memory = _memory(service, ALICE)
     as_ever = SoftwareProvider.decrypt_into
     target = memory.view(request.target)
@@ -494,8 +500,7 @@ def test_with_its_tag_apart_what_is_decrypted_is_what_was_verified(
 
 def _tag_behind(service: Quiet) -> m.SharedDecryptRequest:
     """A request with a plan, whose tag lies behind its ciphertext."""
-    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
-    assert isinstance(request, m.SharedDecryptRequest)
+    request = _tag_apart(service)
     memory, source = _memory(service, ALICE), request.source
     memory.put(m.SharedRange(memory.buffer, source.offset + source.length, 16), request.tag)
     both = m.SharedRange(memory.buffer, source.offset, source.length + 16)
@@ -565,8 +570,7 @@ def _nothing_is_seen(service: Quiet, forgeries: list[m.SharedDecryptRequest]) ->
 
 
 def test_nothing_of_a_forgery_is_seen_on_the_short_way(service: Quiet) -> None:
-    request = planned(service, next(use for use in USES if use.name == "shared-decrypt"))
-    assert isinstance(request, m.SharedDecryptRequest)
+    request = _tag_apart(service)
     tags = [bytes(size) for size in (1, 15, 16, 17, 32)]
     _nothing_is_seen(service, [msgspec.structs.replace(request, tag=tag) for tag in (request.tag[:-1], *tags)])
 
@@ -623,7 +627,7 @@ def test_associated_data_count_on_the_short_way(service: Quiet, use: Use) -> Non
 def test_decryptions_under_way_together_have_memory_of_their_own(
     service: Quiet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned(service, next(use for use in USES if use.name == "shared-decrypt"))
+    _tag_apart(service)
     key, memory = service.id("web"), _memory(service, ALICE)
     lane = service.dispatcher._short_way._lanes.lane("plain")
     monkeypatch.setattr(lane, "inline", lambda _: False)
